@@ -1,0 +1,1 @@
+"""Images and their annotations, read through a recipe or a recognised folder."""

@@ -1,0 +1,1 @@
+"""Average precision and recall by the rules of VOC and COCO."""

@@ -1,0 +1,1 @@
+"""Networks and their parts: backbones cut at named layers, warping, weights."""

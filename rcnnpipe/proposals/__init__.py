@@ -1,0 +1,1 @@
+"""Class-agnostic boxes that may hold objects: selective search, adapters, windows, imports."""

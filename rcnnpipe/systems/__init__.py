@@ -1,0 +1,1 @@
+"""One short file per paper: an arrangement of the same parts."""

@@ -1,0 +1,1 @@
+"""Schedules, the training loop and its checkpoints."""

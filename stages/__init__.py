@@ -1,0 +1,1 @@
+"""One file a command: open inputs, one library call, write the output."""
