@@ -1,7 +1,7 @@
 """The mistakes a user can put right, each told in one sentence.
 
-The command line prints the sentence and exits with 1; anything else that escapes is a bug. A message
-says what is wrong, in which file or image, and what to do about it.
+The command line prints the sentence and exits with 1; anything else that escapes is a bug. A
+message says what is wrong, in which file or image, and what to do about it.
 """
 
 

@@ -1,4 +1,4 @@
-"""Many rows per image in one array: flat columns and ``offsets (N + 1,)``, in memory and on disk alike.
+"""Many rows per image in one array: flat columns and ``offsets (N + 1,)``, in memory and on disk.
 
 Row ``offsets[i]`` up to, not including, ``offsets[i + 1]`` of every column belongs to image ``i``.
 """

@@ -1,4 +1,4 @@
-"""Explicit generators, one for each (seed, purpose, image or epoch), so that order cannot matter."""
+"""Explicit generators, one for each (seed, purpose, image or epoch): order cannot matter."""
 
 import hashlib
 

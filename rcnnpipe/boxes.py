@@ -1,0 +1,63 @@
+"""The box convention, and the arithmetic on boxes.
+
+Vocabulary: N and M boxes, float32 ``(N, 4)`` x1 y1 x2 y2 in continuous pixel coordinates of the
+original image, 0-based, x2 > x1, width = x2 - x1. The inclusive pixel boxes of the papers' code are
+converted where a file is read; their "+1" widths are exactly these widths.
+"""
+
+import torch
+import torchvision
+from torch import Tensor
+
+
+def iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of all pairs: (N, 4) and (M, 4) to (N, M) in [0, 1]."""
+    overlaps: Tensor = torchvision.ops.box_iou(first, second)
+    return overlaps
+
+
+def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (N, 4) cut at an image of ``size`` (height, width), each one pixel wide and high or more.
+
+    The authors clip inclusive corners to [1, W]: a box that lies wholly outside keeps the pixel at
+    the border instead of vanishing.
+    """
+    height, width = size
+    x1 = boxes[:, 0].clamp(0, max(width - 1, 0))
+    y1 = boxes[:, 1].clamp(0, max(height - 1, 0))
+    x2 = torch.maximum(boxes[:, 2].clamp(0, width), x1 + 1)
+    y2 = torch.maximum(boxes[:, 3].clamp(0, height), y1 + 1)
+    return torch.stack((x1, y1, x2, y2), dim=1)
+
+
+def _centres_and_sizes(boxes: Tensor, pixel: float) -> tuple[Tensor, Tensor]:
+    sizes = boxes[:, 2:] - boxes[:, :2] - pixel  # (N, 2)
+    # A box of one inclusive pixel has no extent by the authors' x2 - x1; they add a tiny amount.
+    sizes = sizes.clamp(min=torch.finfo(sizes.dtype).eps)
+    return boxes[:, :2] + 0.5 * sizes, sizes
+
+
+def encode(boxes: Tensor, targets: Tensor, pixel: float = 0.0) -> Tensor:
+    """Deltas (N, 4) tx ty tw th that move ``boxes`` onto ``targets``, both (N, 4).
+
+    Girshick et al. 2014, appendix C: tx = (gx - px) / pw, tw = log(gw / pw), x and y of centres.
+    ``decode(boxes, encode(boxes, targets)) == targets`` for the same ``pixel``.
+
+    Args:
+        boxes: the regions.
+        targets: what they should become, row by row.
+        pixel: 1 reproduces the authors' R-CNN code, which measures the x2 - x1 of inclusive
+            corners, one less than the width of the box.
+    """
+    centres, sizes = _centres_and_sizes(boxes, pixel)
+    target_centres, target_sizes = _centres_and_sizes(targets, pixel)
+    shifts = (target_centres - centres) / sizes
+    return torch.cat((shifts, torch.log(target_sizes / sizes)), dim=1)
+
+
+def decode(boxes: Tensor, deltas: Tensor, pixel: float = 0.0) -> Tensor:
+    """Boxes (N, 4) moved by deltas (N, 4); the inverse of :func:`encode` for the same ``pixel``."""
+    centres, sizes = _centres_and_sizes(boxes, pixel)
+    centres = centres + deltas[:, :2] * sizes
+    sizes = sizes * torch.exp(deltas[:, 2:])
+    return torch.cat((centres - 0.5 * sizes, centres + 0.5 * sizes + pixel), dim=1)

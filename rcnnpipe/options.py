@@ -1,0 +1,251 @@
+"""What the commands of all stages share: settings from a file, errors in one sentence, options."""
+
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from rcnnpipe.errors import RcnnpipeError
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_SECTION = "rcnnpipe.params"
+# Options that say how a run is done or shown; the result is the same whatever they are.
+_PLUMBING = frozenset({"workers", "verbose", "quiet", "json", "as_json", "curves", "compression"})
+
+
+class StageCommand(click.Command):
+    """A stage's command: takes settings from a YAML section, turns our errors into one sentence.
+
+    The order of precedence is flag, section of ``--params``, the option's default.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Add the options that every stage has."""
+        super().__init__(*args, **kwargs)
+        self.context_settings.setdefault("show_default", True)
+        self.params += [
+            click.Option(
+                ["--params"],
+                metavar="FILE:SECTION",
+                is_eager=True,
+                expose_value=False,
+                callback=_read_section,
+                help="Take settings from a section of a YAML file: params.yaml:systems.rcnn.detect.",
+            ),
+            click.Option(
+                ["-v", "--verbose"],
+                count=True,
+                expose_value=False,
+                help="Say more.",
+                show_default=False,
+            ),
+            click.Option(
+                ["-q", "--quiet"],
+                count=True,
+                expose_value=False,
+                help="Say only what goes wrong.",
+                show_default=False,
+            ),
+        ]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Name the file and section when a bad value came from there."""
+        _set_up_messages(_count(args, "v", "--verbose") - _count(args, "q", "--quiet"))
+        try:
+            return super().parse_args(ctx, args)
+        except click.BadParameter as error:
+            name = error.param.name if error.param else None
+            source = ctx.get_parameter_source(name) if name else None
+            if _SECTION not in ctx.meta or source is not ParameterSource.DEFAULT_MAP:
+                raise
+            message = f"{error.message} (from {ctx.meta[_SECTION]})"
+            raise click.BadParameter(message, ctx, error.param) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the stage; a mistake of the user's becomes one sentence and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except RcnnpipeError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            # Full disks, missing rights, folders that are files: the system's words, and the file.
+            place = f"{error.filename}: " if error.filename else ""
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise click.ClickException(f"{place}{error.strerror or error}") from error
+        except MemoryError as error:
+            raise click.ClickException(
+                f"out of memory ({error}); lower --workers or the batch size"
+            ) from error
+
+
+def _count(args: list[str], letter: str, word: str) -> int:
+    letters = (arg for arg in args if arg.startswith("-") and not arg.startswith("--"))
+    return args.count(word) + sum(
+        arg.count(letter) for arg in letters if set(arg[1:]) <= {"v", "q"}
+    )
+
+
+def _set_up_messages(verbosity: int) -> None:
+    level = {-1: logging.ERROR, 0: logging.INFO}.get(max(verbosity, -1), logging.DEBUG)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Plain())
+    logger = logging.getLogger("rcnnpipe")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    # Of several torchrun ranks only the first speaks, the others only when something is wrong.
+    logger.setLevel(level if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+
+
+class _Plain(logging.Formatter):
+    """Information is told as it is, everything else says what it is first."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+def say(message: str) -> None:
+    """Tell the user something on stderr, unless --quiet."""
+    logging.getLogger("rcnnpipe").info(message)
+
+
+def _read_section(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """Make the section named by ``--params`` the defaults of this stage's options."""
+    if value is None:
+        return
+    file, section, node = _find_section(value)
+    if node is None:
+        node = {}
+    if not isinstance(node, Mapping):
+        raise click.BadParameter(f"section '{section}' of {file} is not a mapping of settings")
+    names = {
+        option.removeprefix("--"): parameter.name
+        for parameter in ctx.command.params
+        for option in parameter.opts
+        if option.startswith("--") and parameter.name not in ("params", "help")
+    }
+    defaults: dict[str, Any] = {}
+    for key, setting in node.items():
+        if str(key) not in names:
+            nearest = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+            raise click.BadParameter(f"'{key}' in {value} is not an option of this stage{hint}")
+        defaults[str(names[str(key)])] = setting
+    ctx.meta[_SECTION] = value
+    ctx.default_map = defaults
+
+
+def _find_section(value: str) -> tuple[str, str, Any]:
+    import yaml
+
+    file, _, section = value.partition(":")
+    try:
+        node = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise click.BadParameter(f"{file}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    for key in section.split(".") if section else ():
+        if not isinstance(node, Mapping) or key not in node:
+            raise click.BadParameter(f"{file} has no section '{section}'")
+        node = node[key]
+    return file, section, node
+
+
+def stage_settings(ctx: click.Context, leave_out: Collection[str] = ()) -> dict[str, Any]:
+    """The options in force that can change a stage's result, by their names on the command line.
+
+    Files, and options that only say how to run, are left out: an equal result must record equal
+    settings wherever and however it was made.
+    """
+    settings: dict[str, Any] = {}
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        if name not in ctx.params or name in _PLUMBING or name in leave_out:
+            continue
+        if isinstance(parameter.type, click.Path) or isinstance(parameter, click.Argument):
+            continue
+        value = ctx.params[name]
+        settings[name.replace("_", "-")] = list(value) if isinstance(value, tuple) else value
+    return settings
+
+
+class CommaList(click.ParamType[tuple[str, ...]]):
+    """Several values in one word, separated by commas; in YAML a list works as well."""
+
+    name = "a,b,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """A tuple of words without blanks around them."""
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            parts = [parts]
+        words = tuple(str(part).strip() for part in parts)
+        if not all(words):
+            self.fail(f"{value!r} has an empty item", param, ctx)
+        return words
+
+
+data_argument = click.argument("data", type=click.Path(path_type=Path))
+split_option = click.option(
+    "--split", metavar="NAME", help="Which part of the data set, e.g. train."
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, help="Seed of every random choice."
+)
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    help="Arithmetic of the network; bf16 and fp16 are mixed precision.",
+)
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=None,
+    help="Processes or threads; default: one a core.",
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout."
+)
+
+
+def out_option(help: str = "The file to write.") -> Callable[[Decorated], Decorated]:
+    """``--out FILE``, whose folder is made and must be writable before any work starts."""
+    return click.option(
+        "--out",
+        required=True,
+        type=click.Path(path_type=Path, dir_okay=False),
+        callback=lambda ctx, param, value: _writable(value),
+        help=help,
+    )
+
+
+def _writable(path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {path}: {error.strerror}") from None
+    if not os.access(path.parent, os.W_OK):
+        raise click.ClickException(f"cannot write {path}: no right to write in {path.parent}")
+    return path
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
