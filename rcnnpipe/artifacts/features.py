@@ -1,0 +1,115 @@
+"""The features file: for each region, what the network made of it, and what objects it overlaps.
+
+It is large, so it is opened, and read by slices of rows. Within an image the rows of the ground
+truth come first, then the proposals (as in the authors' roidb).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from rcnnpipe.artifacts.columns import check_ragged, read_images
+from rcnnpipe.artifacts.store import Header, open_artifact
+from rcnnpipe.errors import ArtifactError
+
+
+def region_columns(classes: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """The columns besides the layers, as a RowWriter needs them, for K = ``classes`` classes."""
+    return {
+        "boxes": (np.float32, (4,)),
+        "is_truth": (np.bool_, ()),
+        "difficult": (np.bool_, ()),
+        "labels": (np.int64, ()),
+        "overlap": (np.float32, ()),
+        "overlaps": (np.float32, (classes,)),
+        "truth": (np.int64, ()),
+    }
+
+
+@dataclass(frozen=True)
+class Features:
+    """An open features file of N images, R regions, K classes.
+
+    Attributes:
+        path, header: of the file.
+        image_ids: (N).
+        sizes: (N, 2) height, width.
+        offsets: (N + 1,).
+        boxes: (R, 4) float32.
+        is_truth: (R,) bool, rows that are ground truth.
+        difficult: (R,) bool, ground truth that is marked difficult.
+        labels: (R,) int64, class of the object that overlaps the region most; 0 for none.
+        overlap: (R,) float32, IoU with that object.
+        overlaps: (R, K) float32, largest IoU with an object of each class; column k - 1 is k.
+        truth: (R,) int64, row of that object within the same image, -1 for none.
+        layers: name -> D, length of one region's features.
+    """
+
+    path: Path
+    header: Header
+    image_ids: tuple[str, ...]
+    sizes: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.float32]
+    is_truth: npt.NDArray[np.bool_]
+    difficult: npt.NDArray[np.bool_]
+    labels: npt.NDArray[np.int64]
+    overlap: npt.NDArray[np.float32]
+    overlaps: npt.NDArray[np.float32]
+    truth: npt.NDArray[np.int64]
+    layers: dict[str, int]
+    file: h5py.File
+
+    def layer(self, name: str) -> h5py.Dataset:
+        """The (R, D) float16 dataset of one layer.
+
+        Raises:
+            ArtifactError: the file has no such layer; lists those it has.
+        """
+        if name not in self.layers:
+            raise ArtifactError(
+                f"{self.path} has no layer '{name}', only {', '.join(self.layers)}; run "
+                f"rcnnpipe extract-features with --layers {name}"
+            )
+        return self.file[f"layers/{name}"]
+
+    def rows(self, name: str, rows: slice) -> npt.NDArray[np.float16]:
+        """Features (r, D) of a slice of rows of one layer."""
+        values: npt.NDArray[np.float16] = self.layer(name)[rows]
+        return values
+
+    def norms(self, name: str) -> npt.NDArray[np.float32]:
+        """L2 norm (R,) of each region's features in one layer."""
+        self.layer(name)
+        values: npt.NDArray[np.float32] = self.file[f"norms/{name}"][()]
+        return values
+
+    def mean_norm(self, name: str) -> float:
+        """Mean L2 norm of a layer over 200 random images x 200 random regions of each."""
+        self.layer(name)
+        return float(self.file.attrs[f"mean_norm/{name}"])
+
+
+@contextmanager
+def open_features(path: Path) -> Iterator[Features]:
+    """Open a features file; columns are read at once, layers when asked for.
+
+    Raises:
+        ArtifactError: it is missing, damaged or something else.
+    """
+    with open_artifact(path, "features") as (header, file):
+        image_ids, sizes, offsets = read_images(file)
+        names = region_columns(len(header.classes) - 1)
+        columns = {name: file[name][()] for name in names}
+        layers = {name: node.shape[1] for name, node in file["layers"].items()}
+        everything = columns | {f"layers/{name}": file[f"layers/{name}"] for name in layers}
+        check_ragged(path, offsets, len(image_ids), everything)
+        yield Features(
+            *(path, header, image_ids, sizes, offsets), layers=layers, file=file, **columns
+        )

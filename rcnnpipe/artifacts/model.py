@@ -1,0 +1,58 @@
+"""The model file: tensors as datasets, and the settings that rebuild the network. No pickle."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rcnnpipe.artifacts.store import Header, open_artifact, write_artifact
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network's weights and how to build it.
+
+    Attributes:
+        header: of the file; ``header.classes`` are the outputs of its classifier.
+        architecture: settings from which the network is built.
+        tensors: state-dict name -> values.
+        curves: name -> one value for each step or epoch, as training recorded them.
+    """
+
+    header: Header
+    architecture: dict[str, Any]
+    tensors: dict[str, Array]
+    curves: dict[str, Array]
+
+
+def write_model(
+    path: Path,
+    header: Header,
+    architecture: Mapping[str, Any],
+    tensors: Mapping[str, Array],
+    curves: Mapping[str, Array] | None = None,
+) -> None:
+    """Write a model; names of tensors keep their dots ("features.0.weight")."""
+    arrays = {f"tensors/{name}": values for name, values in tensors.items()}
+    arrays |= {f"curves/{name}": values for name, values in (curves or {}).items()}
+    write_artifact(path, header, arrays, {"architecture": dict(architecture)})
+
+
+def read_model(path: Path) -> Model:
+    """Read a whole model file.
+
+    Raises:
+        ArtifactError: it is missing, damaged or something else.
+    """
+    with open_artifact(path, "model") as (header, file):
+        return Model(
+            header=header,
+            architecture=json.loads(file.attrs["architecture"]),
+            tensors={name: node[()] for name, node in file["tensors"].items()},
+            curves={name: node[()] for name, node in file.get("curves", {}).items()},
+        )
