@@ -4,6 +4,7 @@ import io
 import threading
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: s
     exif[0x0112] = orientation
     path = tmp_path / f"a.{suffix}"
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](UPRIGHT)))
-    options: dict[str, dict[str, int]] = {
+    options: dict[str, dict[str, Any]] = {
         "webp": {"lossless": 1},
         "jpg": {"quality": 100, "subsampling": 0},
     }

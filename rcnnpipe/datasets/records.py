@@ -1,4 +1,4 @@
-"""What a data set is in memory: its classes, and for each image a record of the annotated objects."""
+"""What a data set is in memory: its classes, and for each image a record of its objects."""
 
 import hashlib
 import json
@@ -18,7 +18,8 @@ class Record:
     """One image and its G annotated objects; G = 0 is a valid negative image.
 
     Attributes:
-        image_id: unique within the data set; the file's stem for VOC, YOLO and folders, the id for COCO.
+        image_id: unique within the data set; the file's path below the image folder without suffix
+            for VOC, YOLO and folders, the id for COCO.
         path: the image file.
         size: (height, width) in pixels, as the annotation or the image header says.
         boxes: (G, 4) float64 x1 y1 x2 y2, continuous, 0-based (exactly as annotated; float32 where
@@ -61,7 +62,8 @@ class Dataset:
     Attributes:
         name: for messages and plots.
         classes: ``classes[0] == "background"``; ``classes[label]`` names a label.
-        category_ids: (K + 1) the ids of the source's own numbering (COCO's are sparse); index 0 unused.
+        category_ids: (K + 1) the ids of the source's own numbering (COCO's are sparse); index 0
+            unused.
         keypoint_names: names of the P keypoints, empty where there are none.
         source: the kind it was read from: voc, coco, yolo, folder.
     """
