@@ -1,0 +1,162 @@
+"""From features of regions to detections: score, cap, refine, suppress.
+
+The order is the authors' (Girshick et al. 2014, ``rcnn_test.m``): scores are never changed by the
+regression, and nothing is suppressed before the caps.
+
+Vocabulary: R regions, K classes, D length of features, C candidates (a region with one class).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torchvision
+from torch import Tensor
+
+from rcnnpipe import boxes as box_ops
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A linear score for each class: an SVM's margins, or the probabilities of a classifier.
+
+    Attributes:
+        layer: whose features it takes.
+        weights: (K, D), or (K + 1, D) with the background first where ``softmax``.
+        bias: as many as there are rows of weights.
+        scale: features are multiplied by it first.
+        softmax: whether scores are probabilities over all classes and the background.
+    """
+
+    layer: str
+    weights: Tensor
+    bias: Tensor
+    scale: float = 1.0
+    softmax: bool = False
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Scores (R, K) float32 of features (R, D)."""
+        scores = features.float() * self.scale @ self.weights.T + self.bias
+        return scores.softmax(dim=1)[:, 1:] if self.softmax else scores
+
+
+class Refiner(Protocol):
+    """Moves regions to where the objects of a class should be."""
+
+    layer: str
+
+    def __call__(self, features: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+        """Better boxes (C, 4) for boxes (C, 4) with features (C, D) and labels (C,) in 1..K."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """C regions with a class, before suppression; by class, then falling score.
+
+    Attributes:
+        regions: (C,) int64, row of the region they come from.
+        scores: (C,) float32.
+        labels: (C,) int64 in 1..K.
+    """
+
+    regions: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def candidates_of(scores: Tensor, threshold: float = -np.inf, most: int = 100) -> Candidates:
+    """The best regions of an image for each class.
+
+    Args:
+        scores: (R, K).
+        threshold: scores must be above it.
+        most: candidates for each class, 0 for no limit. ``rcnn_test.m`` keeps 100.
+    """
+    kept = min(most or len(scores), len(scores))
+    ordered, regions = scores.sort(dim=0, descending=True, stable=True)
+    ordered, regions = ordered[:kept].T, regions[:kept].T  # (K, kept)
+    good = ordered > threshold
+    labels = torch.arange(1, scores.shape[1] + 1, device=scores.device)[:, None].expand_as(good)
+    return Candidates(regions[good], ordered[good], labels[good])
+
+
+def class_thresholds(
+    scores: Array, labels: Array, classes: int, most: int
+) -> npt.NDArray[np.float32]:
+    """For each label (K + 1,), the score below which the whole set keeps nothing.
+
+    ``rcnn_test.m`` holds on to the best 40 scores per class and image on average, whichever images
+    they come from; the lowest of them becomes the threshold.
+
+    Args:
+        scores: (C,) of all images.
+        labels: (C,).
+        classes: K.
+        most: scores for each class over the whole set, 0 for no limit.
+    """
+    thresholds = np.full(classes + 1, -np.inf, np.float32)
+    for label in range(1, classes + 1) if most else ():
+        own = scores[labels == label]
+        if len(own) > most:
+            thresholds[label] = np.partition(own, len(own) - most)[len(own) - most]
+    return thresholds
+
+
+def suppress(
+    boxes: Array, scores: Array, labels: Array, overlap: float = 0.3
+) -> npt.NDArray[np.int64]:
+    """Greedy suppression within each class; what remains (k,), by falling score.
+
+    A box goes when its IoU with a better one of its class is above ``overlap``; exactly that much
+    survives (``nms.m``; 0.3 in the paper). 1 and above suppresses nothing.
+    """
+    all_boxes, all_scores = torch.from_numpy(boxes), torch.from_numpy(scores)
+    kept = []
+    for label in np.unique(labels):
+        own = torch.from_numpy(np.flatnonzero(labels == label))
+        if overlap < 1:
+            own = own[torchvision.ops.nms(all_boxes[own], all_scores[own], overlap)]
+        kept.append(own)
+    if not kept:
+        return np.empty(0, np.int64)
+    rows = torch.cat(kept)
+    order = all_scores[rows].sort(descending=True, stable=True).indices
+    remaining: npt.NDArray[np.int64] = rows[order].numpy()
+    return remaining
+
+
+def detect_regions(
+    features: dict[str, Tensor],
+    boxes: Tensor,
+    size: tuple[int, int],
+    scorer: Scorer,
+    refiner: Refiner | None,
+    threshold: float,
+    most: int,
+) -> dict[str, Array]:
+    """Candidates of one image: scored, capped, and refined.
+
+    Args:
+        features: layer -> (R, D), at least the layers of the scorer and the refiner.
+        boxes: (R, 4).
+        size: (height, width) of the image.
+        scorer: makes the scores.
+        refiner: moves the boxes, or None.
+        threshold, most: as in :func:`candidates_of`.
+
+    Returns:
+        columns of a detections file: boxes (C, 4) within the image, scores (C,), labels (C,).
+    """
+    found = candidates_of(scorer(features[scorer.layer]), threshold, most)
+    moved = boxes.to(found.regions.device)[found.regions]
+    if refiner is not None and len(moved):
+        moved = refiner(features[refiner.layer][found.regions], moved, found.labels)
+    return {
+        "boxes": box_ops.clip(moved, size).cpu().numpy(),
+        "scores": found.scores.cpu().numpy(),
+        "labels": found.labels.cpu().numpy(),
+    }
