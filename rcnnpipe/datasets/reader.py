@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rcnnpipe.datasets.coco import parse_coco
 from rcnnpipe.datasets.faults import ERROR, Fault
 from rcnnpipe.datasets.folder import parse_folder
 from rcnnpipe.datasets.parsed import Parsed, ParsedImage, ParsedObject
@@ -17,7 +18,7 @@ from rcnnpipe.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-PARSERS = {"voc": parse_voc, "folder": parse_folder}
+PARSERS = {"voc": parse_voc, "coco": parse_coco, "folder": parse_folder}
 
 
 def open_dataset(

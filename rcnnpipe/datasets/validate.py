@@ -16,7 +16,7 @@ TINY = 2.0  # pixels; below this no network of the family has a cell for it
 
 def validate(parsed: Parsed, recipe: Recipe, *, need_images: bool = True) -> None:
     """Add the faults to ``parsed.faults``; rename classes, fill in sizes, clip boxes in place."""
-    _rename(parsed, recipe.rename)
+    _rename(parsed, recipe)
     _check_classes(parsed)
     if not need_images:
         parsed.faults = [fault for fault in parsed.faults if fault.kind != "missing-image"]
@@ -31,6 +31,8 @@ def validate(parsed: Parsed, recipe: Recipe, *, need_images: bool = True) -> Non
             if obj.name and obj.name not in declared:
                 _note(parsed, "unknown-class", f"class {obj.name!r} is not declared", image, obj)
             _check_box(parsed, image, obj)
+            if obj.keypoints is not None:
+                _check_keypoints(parsed, image, obj, obj.keypoints)
         _check_repeats(parsed, image)
 
 
@@ -38,21 +40,27 @@ def _note(parsed: Parsed, kind: str, message: str, image: ParsedImage, obj: Pars
     parsed.faults.append(Fault(kind, message, image.image_id, obj.key, obj.written))
 
 
-def _rename(parsed: Parsed, rename: dict[str, str | None]) -> None:
-    """Objects of classes renamed to None go; several names may become one."""
-    if not rename:
+def _rename(parsed: Parsed, recipe: Recipe) -> None:
+    """Objects of classes renamed to None go; several names may become one; "*" is any other."""
+
+    def new_name(name: str) -> str | None:
+        return recipe.rename.get(name, recipe.rename.get("*", name))
+
+    if recipe.rename:
+        for image in parsed.images:
+            image.objects = [obj for obj in image.objects if new_name(obj.name) is not None]
+            for obj in image.objects:
+                obj.name = new_name(obj.name) or ""
+    if not (recipe.rename or recipe.classes):
         return
-    for image in parsed.images:
-        image.objects = [obj for obj in image.objects if rename.get(obj.name, "") is not None]
-        for obj in image.objects:
-            obj.name = rename.get(obj.name) or obj.name
-    ids = dict(zip(parsed.classes, parsed.category_ids, strict=False))
-    merged: dict[str, int] = {}
-    for name in parsed.classes:
-        new = rename.get(name, name)
+    ids: dict[str, int] = {}
+    for place, name in enumerate(parsed.classes):
+        new = new_name(name)
         if new is not None:
-            merged.setdefault(new, ids.get(name, len(merged) + 1))
-    parsed.classes, parsed.category_ids = list(merged), list(merged.values()) if ids else []
+            ids.setdefault(new, parsed.category_ids[place] if parsed.category_ids else place + 1)
+    parsed.classes = list(recipe.classes or ids)
+    unused = max(ids.values(), default=0) + 1
+    parsed.category_ids = [ids.get(name, unused + i) for i, name in enumerate(parsed.classes)]
 
 
 def _check_classes(parsed: Parsed) -> None:
@@ -123,3 +131,18 @@ def _check_repeats(parsed: Parsed, image: ParsedImage) -> None:
             message = f"{obj.name} at {obj.written} is annotated twice"
             _note(parsed, "repeated-box", message, image, obj)
         seen.add((obj.name, obj.box))
+
+
+def _check_keypoints(
+    parsed: Parsed, image: ParsedImage, obj: ParsedObject, points: list[float]
+) -> None:
+    expected = 3 * len(parsed.keypoint_names)
+    if len(points) != expected:
+        problem = f"{len(points)} numbers where {expected} are due"
+    elif not all(map(math.isfinite, points)):
+        problem = "not all of them are finite numbers"
+    elif not set(points[2::3]) <= {0, 1, 2}:
+        problem = "a visibility is not 0, 1 or 2"
+    else:
+        return
+    _note(parsed, "bad-keypoints", f"its keypoints: {problem}", image, obj)
