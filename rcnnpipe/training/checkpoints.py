@@ -1,0 +1,84 @@
+"""Unfinished training on the disk: everything that resuming needs, in one file replaced at once.
+
+A checkpoint is an ``.npz`` of tensors and one JSON text. It is written under another name, synced
+and renamed, so that a kill at any moment leaves the one before it whole. No pickle.
+"""
+
+import json
+import logging
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_log = logging.getLogger(__name__)
+_NAME = "checkpoint.npz"
+_STATE = "state.json"  # the text's name among the tensors
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved.
+
+    Attributes:
+        tensors: name -> values, on the CPU.
+        state: JSON values; floats come back to the last bit.
+    """
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Replace the checkpoint in a folder, which is made.
+
+    Args:
+        folder: by convention ``partial_of(OUT) / header.id``, so that other settings or inputs
+            never resume from it.
+        tensors: name -> values on any device, of any dtype that numpy has.
+        state: JSON values.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    arrays[_STATE] = np.frombuffer(json.dumps(dict(state)).encode(), np.uint8)
+    fresh = folder / (_NAME + ".new")
+    try:
+        with fresh.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(folder / _NAME)
+    except OSError:  # a full disk: the checkpoint before stays
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The checkpoint in a folder; None where there is none, or none that can be read."""
+    path = folder / _NAME
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            state = json.loads(arrays[_STATE].tobytes())
+            names = [name for name in arrays.files if name != _STATE]
+            return Checkpoint({name: torch.from_numpy(arrays[name]) for name in names}, state)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        _log.warning("%s is damaged (%s): starting anew", path, error)
+        return None
+
+
+def drop_checkpoint(folder: Path) -> None:
+    """Remove a folder that is no longer needed, and the one around it when it is empty now."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.parent.rmdir()  # refuses while unfinished work of other settings stands there
+    except OSError:
+        pass

@@ -1,0 +1,119 @@
+"""Several ranks under torchrun: who this process is, where it computes, and sums over all ranks.
+
+Every rank draws the same batches and computes its share of each; gradients are summed, so the
+step is the one that a single process would have made.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from rcnnpipe.errors import ArtifactError, SettingError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all.
+
+    Attributes:
+        rank: its number, from 0; the first one writes.
+        world: how many there are.
+        device: where it computes.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+
+@contextmanager
+def join_ranks(device: str = "auto") -> Iterator[Ranks]:
+    """Meet the other processes torchrun has started; alone where it has not.
+
+    Args:
+        device: "auto", "cpu" or "cuda"; on CUDA each rank of a machine takes its own device.
+
+    Raises:
+        SettingError: the environment is incomplete, the ranks cannot meet, or devices are too few.
+    """
+    rank, world, local = (_variable(*pair) for pair in _VARIABLES)
+    if not 0 <= rank < world:
+        raise SettingError(f"RANK is {rank} of WORLD_SIZE {world}; start the ranks with torchrun")
+    place = _device(device, local)
+    if world == 1:
+        yield Ranks(0, 1, place)
+        return
+    try:
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        cause = " ".join(str(error).split())
+        message = f"rank {rank} of {world} cannot meet the others ({cause}); start with torchrun"
+        raise SettingError(message) from error
+    try:
+        yield Ranks(rank, world, place)
+    finally:
+        dist.destroy_process_group()
+
+
+_VARIABLES = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+
+
+def _variable(name: str, otherwise: int) -> int:
+    text = os.environ.get(name, str(otherwise))
+    if not text.isdecimal():
+        raise SettingError(f"the environment variable {name} is '{text}', which is no number")
+    return int(text)
+
+
+def _device(name: str, local: int) -> torch.device:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise SettingError("no CUDA device is available here; use --device cpu")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    if local >= torch.cuda.device_count():
+        raise SettingError(
+            f"local rank {local} has no CUDA device of its own, there are "
+            f"{torch.cuda.device_count()}; lower torchrun's --nproc-per-node or use --device cpu"
+        )
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def sum_over_ranks(tensors: Sequence[Tensor], ranks: Ranks) -> None:
+    """Replace each float tensor by its sum over all ranks, in place: one message for all."""
+    if ranks.world == 1:
+        return
+    message = torch.cat([tensor.detach().flatten().float() for tensor in tensors])
+    dist.all_reduce(message)
+    parts = torch.split(message, [tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.detach().copy_(part.view_as(tensor))
+
+
+def require_agreement(number: int, ranks: Ranks, what: str) -> None:
+    """Stop when the ranks do not all hold the same number, e.g. iterations found in a checkpoint.
+
+    Raises:
+        ArtifactError: on every rank.
+    """
+    if ranks.world == 1:
+        return
+    numbers = [torch.zeros(1, dtype=torch.int64, device=ranks.device) for _ in range(ranks.world)]
+    dist.all_gather(numbers, torch.tensor([number], device=ranks.device))
+    found = sorted({int(one) for one in numbers})
+    if len(found) > 1:
+        raise ArtifactError(
+            f"the ranks find different {what} ({', '.join(map(str, found))}); all need one shared "
+            "folder for --out and the same inputs"
+        )
