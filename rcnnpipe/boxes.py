@@ -17,7 +17,7 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (N, 4) cut at an image of ``size`` (height, width), each one pixel wide and high or more.
+    """Boxes (N, 4) cut at an image of ``size`` (height, width), each at least a pixel wide, high.
 
     The authors clip inclusive corners to [1, W]: a box that lies wholly outside keeps the pixel at
     the border instead of vanishing.

@@ -20,34 +20,55 @@ from rcnnpipe import boxes as box_ops
 Array = np.ndarray[Any, Any]
 
 
+class Scorer(Protocol):
+    """Gives each region a score for each class."""
+
+    @property
+    def layer(self) -> str:
+        """The layer whose features it takes."""
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Scores (R, K) float32 of features (R, D)."""
+
+
 @dataclass(frozen=True)
-class Scorer:
-    """A linear score for each class: an SVM's margins, or the probabilities of a classifier.
+class SvmScorer:
+    """The margins of linear SVMs.
 
     Attributes:
-        layer: whose features it takes.
-        weights: (K, D), or (K + 1, D) with the background first where ``softmax``.
-        bias: as many as there are rows of weights.
+        layer: whose features they take.
+        weights: (K, D).
+        bias: (K,); -inf for a class without an SVM.
         scale: features are multiplied by it first.
-        softmax: whether scores are probabilities over all classes and the background.
     """
 
     layer: str
     weights: Tensor
     bias: Tensor
-    scale: float = 1.0
-    softmax: bool = False
+    scale: float
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Scores (R, K) float32 of features (R, D)."""
-        scores = features.float() * self.scale @ self.weights.T + self.bias
-        return scores.softmax(dim=1)[:, 1:] if self.softmax else scores
+        """Scores (R, K) of features (R, D)."""
+        return features.float() * self.scale @ self.weights.T + self.bias
+
+
+@dataclass(frozen=True)
+class SoftmaxScorer:
+    """The probabilities of the network's own classifier (Girshick et al. 2014, appendix B)."""
+
+    layer: str = "logits"
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Scores (R, K) of logits (R, K + 1), the background first."""
+        return features.float().softmax(dim=1)[:, 1:]
 
 
 class Refiner(Protocol):
     """Moves regions to where the objects of a class should be."""
 
-    layer: str
+    @property
+    def layer(self) -> str:
+        """The layer whose features it takes."""
 
     def __call__(self, features: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
         """Better boxes (C, 4) for boxes (C, 4) with features (C, D) and labels (C,) in 1..K."""

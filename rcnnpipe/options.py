@@ -37,7 +37,7 @@ class StageCommand(click.Command):
                 is_eager=True,
                 expose_value=False,
                 callback=_read_section,
-                help="Take settings from a section of a YAML file: params.yaml:systems.rcnn.detect.",
+                help="Take settings from a section of a YAML file, e.g. params.yaml:pretrain.",
             ),
             click.Option(
                 ["-v", "--verbose"],

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from rcnnpipe.detection import (
-    Scorer,
+    SoftmaxScorer,
+    SvmScorer,
     candidates_of,
     class_thresholds,
     detect_regions,
@@ -58,12 +59,12 @@ def test_thresholds_of_the_whole_set() -> None:
 
 def test_scores_of_an_svm_and_of_a_classifier() -> None:
     weights, bias = torch.tensor([[1.0, 0], [0, 1], [1, 1]]), torch.tensor([0.0, 0, -1])
+    svm = SvmScorer("fc7", weights, bias, scale=0.5)
     features = torch.tensor([[2.0, 4.0]]).half()
-    svm = Scorer("fc7", weights, bias, scale=0.5)
     torch.testing.assert_close(svm(features), torch.tensor([[1.0, 2.0, 2.0]]))
-    classifier = Scorer("fc7", weights, bias, scale=0.5, softmax=True)
-    expected = torch.tensor([[1.0, 2.0, 2.0]]).softmax(1)[:, 1:]
-    torch.testing.assert_close(classifier(features), expected)
+    logits = torch.log(torch.tensor([[2.0, 1.0, 5.0]])).half()
+    expected = torch.tensor([[1 / 8, 5 / 8]])
+    torch.testing.assert_close(SoftmaxScorer()(logits), expected, atol=1e-3, rtol=0)
 
 
 def test_regression_moves_boxes_and_leaves_scores() -> None:
@@ -76,7 +77,7 @@ def test_regression_moves_boxes_and_leaves_scores() -> None:
             return boxes + labels[:, None] * 100
 
     features = {"fc7": torch.tensor([[1.0], [2.0]]), "pool5": torch.zeros(2, 3)}
-    scorer = Scorer("fc7", torch.tensor([[1.0], [-1.0]]), torch.zeros(2))
+    scorer = SvmScorer("fc7", torch.tensor([[1.0], [-1.0]]), torch.zeros(2), scale=1.0)
     boxes = torch.tensor([[0.0, 0, 10, 10], [5, 5, 20, 20]])
     for refiner, shift in ((None, 0), (Shift(), 100)):
         found = detect_regions(features, boxes, (150, 1000), scorer, refiner, -np.inf, 100)

@@ -211,9 +211,7 @@ class RowWriter:
         for column in self._columns:
             column.file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
-        # Unfinished work of other settings may stand there as well; that is not ours to remove.
-        if not any(self._folder.parent.iterdir()):
-            self._folder.parent.rmdir()
+        clear_if_empty(self._folder.parent)
 
     def _assemble(self, file: h5py.File, column: _Column) -> None:
         rows = column.chunks * column.chunk_rows + len(column.tail)
@@ -303,6 +301,12 @@ class RowWriter:
         self.done = state["done"]
         total = len(self._image_ids)
         _log.info("going on with %s: %d of %d images were done", self._path, self.done, total)
+
+
+def clear_if_empty(partial: Path) -> None:
+    """Remove a folder of unfinished work, unless that of other settings stands there as well."""
+    if not any(partial.iterdir()):
+        partial.rmdir()
 
 
 def _numbered(arrays: Sequence[Array]) -> dict[str, Any]:

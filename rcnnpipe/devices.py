@@ -1,0 +1,49 @@
+"""Where to compute, and which share of the work is this process's under torchrun."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from rcnnpipe.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process among those torchrun started; alone it is number 0 of 1."""
+
+    number: int
+    world: int
+    local: int
+
+
+def this_rank() -> Rank:
+    """Read what torchrun sets in the environment."""
+    environment = os.environ
+    return Rank(
+        int(environment.get("RANK", "0")),
+        int(environment.get("WORLD_SIZE", "1")),
+        int(environment.get("LOCAL_RANK", "0")),
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for "auto", "cpu" or "cuda"; with several ranks, each takes its own GPU.
+
+    Raises:
+        SettingError: CUDA was asked for and is not there.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise SettingError("--device cuda was asked for, but PyTorch finds none; use --device cpu")
+    return torch.device("cuda", this_rank().local % torch.cuda.device_count())
+
+
+def wait_for_all(device: torch.device | None = None) -> None:
+    """Return when every rank has come here; at once where there is one."""
+    if this_rank().world == 1:
+        return
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    torch.distributed.barrier()

@@ -1,0 +1,45 @@
+"""Proposals of a file, in the order of a data set's images."""
+
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rcnnpipe.artifacts.columns import rows_for_images
+from rcnnpipe.artifacts.proposals import read_proposals
+from rcnnpipe.datasets.records import Dataset
+from rcnnpipe.errors import ArtifactError
+from rcnnpipe.ragged import rows_of
+
+
+def proposals_for(
+    path: Path | None, dataset: Dataset, most: int, inputs: MutableMapping[str, Any]
+) -> list[npt.NDArray[np.float32]]:
+    """The boxes (P, 4) of each image of a data set, best first; none where there is no file.
+
+    Args:
+        path: a proposals file, or None.
+        dataset: whose images are wanted; the file may hold more of them.
+        most: boxes of an image at most, 0 for all.
+        inputs: the file's header is added to it as "proposals".
+
+    Raises:
+        ArtifactError: images are missing in the file, or have another size there.
+    """
+    if path is None:
+        return [np.empty((0, 4), np.float32) for _ in dataset.records]
+    proposals = read_proposals(path)
+    inputs["proposals"] = proposals.header
+    numbers = rows_for_images(path, proposals.image_ids, dataset.image_ids, "proposals")
+    boxes = []
+    for record, number in zip(dataset.records, numbers, strict=True):
+        if tuple(proposals.sizes[number]) != tuple(record.size):
+            height, width = proposals.sizes[number]
+            raise ArtifactError(
+                f"{path} has proposals for a {width} x {height} image '{record.image_id}', but it "
+                f"is {record.size[1]} x {record.size[0]}; run rcnnpipe propose again"
+            )
+        boxes.append(proposals.boxes[rows_of(proposals.offsets, number)][: most or None])
+    return boxes

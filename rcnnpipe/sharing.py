@@ -1,0 +1,119 @@
+"""Rows for all images of an artifact, by one process or by several that torchrun started.
+
+With several ranks each writes its share of the images as a file of its own beside the output; the
+first rank puts them together in the order of the images. What comes out has the same bytes.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rcnnpipe.artifacts.rows import RowWriter, clear_if_empty
+from rcnnpipe.artifacts.store import Header, open_artifact, partial_of
+from rcnnpipe.devices import Rank, this_rank, wait_for_all
+from rcnnpipe.progress import track
+from rcnnpipe.ragged import rows_of
+
+Rows = Mapping[str, np.ndarray[Any, Any]]
+Columns = Mapping[str, tuple[npt.DTypeLike, Sequence[int]]]
+
+
+class Finish(Protocol):
+    """Called when all images are there, to finish the artifact."""
+
+    def __call__(self, writer: RowWriter) -> None:
+        """Call ``writer.finish`` with whatever belongs into the file besides."""
+
+
+def write_rows(
+    path: Path,
+    header: Header,
+    columns: Columns,
+    image_ids: Sequence[str],
+    sizes: np.ndarray[Any, Any],
+    produce: Callable[[Sequence[int]], Iterable[Rows]],
+    finish: Finish,
+    label: str,
+    compression: str = "gzip",
+    compress_workers: int = 1,
+) -> None:
+    """Write an artifact with rows per image; goes on where an earlier run was stopped.
+
+    Args:
+        path, header, columns, image_ids, sizes, compression, compress_workers: see
+            :class:`RowWriter`.
+        produce: given numbers of images, makes the rows of each of them, in that order.
+        finish: finishes the whole.
+        label: what is being done, for the progress bar.
+    """
+    rank = this_rank()
+    options: dict[str, Any] = {"compression": compression, "compress_workers": compress_workers}
+
+    def fill(writer: RowWriter, numbers: Sequence[int]) -> None:
+        left = numbers[writer.done :]
+        for rows in track(produce(left), len(numbers), label, done=writer.done):
+            writer.append(rows)
+
+    if rank.world > 1:
+        _write_share(path, header, columns, image_ids, sizes, fill, rank, options)
+        wait_for_all()
+    if rank.number == 0:
+        with RowWriter(path, header, columns, image_ids, sizes, **options) as writer:
+            if rank.world > 1:
+                for rows in _gathered(
+                    path, header, columns, len(image_ids), writer.done, rank.world
+                ):
+                    writer.append(rows)
+            else:
+                fill(writer, range(len(image_ids)))
+            finish(writer)
+        if rank.world > 1:
+            shutil.rmtree(_shares(path, rank.world, header))
+            clear_if_empty(partial_of(path))
+    wait_for_all()
+
+
+def _shares(path: Path, world: int, header: Header) -> Path:
+    return partial_of(path) / f"{header.id}-of-{world}"
+
+
+def _write_share(
+    path: Path,
+    header: Header,
+    columns: Columns,
+    image_ids: Sequence[str],
+    sizes: np.ndarray[Any, Any],
+    fill: Callable[[RowWriter, Sequence[int]], None],
+    rank: Rank,
+    options: Mapping[str, Any],
+) -> None:
+    share = _shares(path, rank.world, header) / f"{rank.number}.h5"
+    if share.exists():
+        return
+    numbers = range(rank.number, len(image_ids), rank.world)
+    ids = [image_ids[number] for number in numbers]
+    with RowWriter(share, header, columns, ids, np.asarray(sizes)[numbers], **options) as writer:
+        fill(writer, numbers)
+        writer.finish()
+
+
+def _gathered(
+    path: Path, header: Header, columns: Columns, images: int, first: int, world: int
+) -> Iterator[Rows]:
+    """Rows of the images from ``first`` on, from the shares of all ranks."""
+
+    with ExitStack() as stack:
+        files = []
+        for number in range(world):
+            share = _shares(path, world, header) / f"{number}.h5"
+            _, file = stack.enter_context(open_artifact(share, header.kind))
+            files.append((file, file["offsets"][()]))
+        for image in range(first, images):
+            file, offsets = files[image % world]
+            rows = rows_of(offsets, image // world)
+            yield {name: file[name][rows] for name in columns}

@@ -1,0 +1,194 @@
+"""extract-features: cache what the network makes of every region, any set of layers in one pass."""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rcnnpipe.errors import RcnnpipeError
+from rcnnpipe.options import (
+    CommaList,
+    StageCommand,
+    cores,
+    data_argument,
+    device_option,
+    out_option,
+    precision_option,
+    say,
+    split_option,
+    stage_settings,
+    workers_option,
+)
+
+if TYPE_CHECKING:
+    from rcnnpipe.artifacts.rows import RowWriter
+
+VERSION = 1
+
+
+@click.command("extract-features", cls=StageCommand)
+@data_argument
+@split_option
+@click.option(
+    "--proposals",
+    type=click.Path(path_type=Path),
+    help="Regions, from propose; without them only the ground truth is taken.",
+)
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="The network.")
+@click.option(
+    "--layers",
+    type=CommaList(),
+    default="pool5,fc7",
+    help="Names of layers; a wrong name lists the network's.",
+)
+@click.option(
+    "--difficult",
+    type=click.Choice(["keep", "ignore", "drop"]),
+    default="keep",
+    help="Objects marked difficult; the authors keep them.",
+)
+@click.option(
+    "--crowd",
+    type=click.Choice(["keep", "ignore", "drop"]),
+    default="ignore",
+    help="Objects marked as a crowd.",
+)
+@click.option("--truth/--no-truth", default=True, help="Take the annotated objects as regions too.")
+@click.option(
+    "--max-proposals", type=click.IntRange(min=0), default=0, help="Best of an image; 0: all."
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=256, help="Windows at once.")
+@click.option(
+    "--compression",
+    type=click.Choice(["gzip", "zstd", "none"]),
+    default="gzip",
+    help="Of the file.",
+)
+@precision_option
+@device_option
+@workers_option
+@out_option("The features file.")
+@click.pass_context
+def command(ctx: click.Context, **options: Any) -> None:
+    """Cache the features of all regions of DATA: proposals, and the annotated objects.
+
+    Within an image the annotated objects come first. Features are float16. A run that was stopped
+    goes on where it was.
+    """
+    import numpy as np
+    import torch
+
+    from rcnnpipe.artifacts.features import region_columns
+    from rcnnpipe.artifacts.model import read_model
+    from rcnnpipe.artifacts.store import make_header
+    from rcnnpipe.datasets import open_dataset
+    from rcnnpipe.datasets.policy import training_labels
+    from rcnnpipe.devices import choose_device
+    from rcnnpipe.extraction import (
+        Extractor,
+        Regions,
+        bytes_needed,
+        extract,
+        mean_norm,
+        region_columns_of,
+    )
+    from rcnnpipe.models.backbones import build_network
+    from rcnnpipe.proposals.selection import proposals_for
+    from rcnnpipe.ragged import offsets_of
+    from rcnnpipe.sharing import write_rows
+
+    started = time.monotonic()
+    out, layers = options["out"], list(options["layers"])
+    dataset = open_dataset(options["data"], options["split"])
+    model = read_model(options["model"])
+    device = choose_device(options["device"])
+    network = build_network(model.architecture, model.tensors).to(device).eval()
+    inputs: dict[str, Any] = {"data": dataset, "model": model.header}
+    proposals = proposals_for(options["proposals"], dataset, options["max_proposals"], inputs)
+    header = make_header(
+        "features",
+        stage="extract-features",
+        version=VERSION,
+        settings=stage_settings(ctx) | {"device": device.type},
+        inputs=inputs,
+        classes=dataset.classes,
+        software=["torch", "torchvision"],
+    )
+    classes = len(dataset.classes) - 1
+    sizes = {name: network.layer_sizes[name] for name in _known(layers, network.layer_names)}
+    flags = {"difficult": options["difficult"], "crowd": options["crowd"]}
+    described = [
+        region_columns_of(
+            record, training_labels(record, **flags), boxes, classes, options["truth"]
+        )
+        for record, boxes in zip(dataset.records, proposals, strict=True)
+    ]
+    rows = sum(len(columns["boxes"]) for columns in described)
+    _check_disk(out, bytes_needed(rows, sizes), rows, options["compression"])
+
+    def produce(numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
+        extractor = Extractor(network, layers, device, options["precision"], options["batch_size"])
+        todo = (Regions(dataset.records[i], described[i]["boxes"]) for i in numbers)
+        for i, (_, found) in zip(numbers, extract(extractor, todo, workers), strict=True):
+            norms = {f"norms/{layer}": _norms(values) for layer, values in found.items()}
+            found = {f"layers/{layer}": values for layer, values in found.items()}
+            yield described[i] | found | norms
+
+    def finish(writer: "RowWriter") -> None:
+        offsets = offsets_of([len(columns["boxes"]) for columns in described])
+        means = {f"mean_norm/{x}": mean_norm(writer.column(f"norms/{x}"), offsets) for x in layers}
+        writer.finish(attributes=means)
+
+    workers = cores() if options["workers"] is None else options["workers"]
+    with torch.inference_mode():
+        write_rows(
+            *(out, header),
+            {
+                **region_columns(classes),
+                **{f"layers/{name}": (np.float16, (size,)) for name, size in sizes.items()},
+                **{f"norms/{name}": (np.float32, ()) for name in sizes},
+            },
+            dataset.image_ids,
+            np.array([record.size for record in dataset.records]),
+            produce,
+            finish,
+            label="extract-features",
+            compression=options["compression"],
+            compress_workers=max(1, workers),
+        )
+    seconds = time.monotonic() - started
+    say(f"wrote {out} ({rows} regions, {', '.join(layers)}, {seconds:.0f} s)")
+
+
+def _known(layers: Sequence[str], names: Sequence[str]) -> Sequence[str]:
+    wrong = [layer for layer in layers if layer not in names]
+    if wrong:
+        raise RcnnpipeError(f"the network has no layer '{wrong[0]}', only {', '.join(names)}")
+    return layers
+
+
+def _check_disk(out: Path, needed: int, rows: int, compression: str) -> None:
+    """Say what the file will take, and refuse to begin what cannot end.
+
+    The finished file is put together beside the journal of the same size; compression commonly
+    leaves two fifths of the features, so both fit into what they take uncompressed.
+    """
+    needed = 2 * needed if compression == "none" else needed
+    free = shutil.disk_usage(out.parent).free
+    gib = 2**30
+    say(f"{rows} regions, up to {needed / gib:.2f} GiB of disk, {free / gib:.1f} GiB are free")
+    if needed > free:
+        raise RcnnpipeError(
+            f"{out} may need {needed / gib:.1f} GiB, but only {free / gib:.1f} GiB are free in "
+            f"{out.parent}; take fewer --layers or --max-proposals, or another disk"
+        )
+
+
+def _norms(features: Any) -> Any:
+    import numpy as np
+
+    values = features.astype(np.float32)
+    return np.sqrt(np.einsum("rd,rd->r", values, values))
