@@ -1,7 +1,7 @@
 """COCO json: images, categories and annotations in one file a split.
 
 Source: the format description at cocodataset.org. Boxes are x y w h, 0-based and continuous; masks
-are polygons, or an RLE with ``size`` and ``counts`` (a list, or compressed text). Ids may be sparse.
+are polygons, or an RLE with ``size`` and ``counts`` (a list or compressed text). Ids may be sparse.
 """
 
 import json
