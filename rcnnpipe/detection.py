@@ -181,3 +181,34 @@ def detect_regions(
         "scores": found.scores.cpu().numpy(),
         "labels": found.labels.cpu().numpy(),
     }
+
+
+def select(
+    candidates: dict[str, Array], offsets: Array, classes: int, most_per_set: int, overlap: float
+) -> tuple[dict[str, Array], list[int]]:
+    """Cap the candidates of a whole set, then suppress in each image.
+
+    Args:
+        candidates: boxes (C, 4), scores (C,), labels (C,) of all images.
+        offsets: (N + 1,).
+        classes: K.
+        most_per_set: candidates for each class and image on average, 0 for no limit.
+        overlap: of the suppression.
+
+    Returns:
+        the columns that remain, each image's by falling score, and how many rows each image keeps.
+    """
+    images = len(offsets) - 1
+    scores, labels = candidates["scores"], candidates["labels"]
+    thresholds = class_thresholds(scores, labels, classes, most_per_set * images)
+    good = scores >= thresholds[labels]
+    kept, counts = [], []
+    for image in range(images):
+        rows = np.arange(offsets[image], offsets[image + 1])
+        rows = rows[good[rows]]
+        boxes = candidates["boxes"][rows]
+        rows = rows[suppress(boxes, scores[rows], labels[rows], overlap)]
+        kept.append(rows)
+        counts.append(len(rows))
+    remaining = np.concatenate(kept) if kept else np.empty(0, np.int64)
+    return {name: column[remaining] for name, column in candidates.items()}, counts

@@ -72,7 +72,7 @@ VERSION = 1
 @workers_option
 @out_option("The features file.")
 @click.pass_context
-def command(ctx: click.Context, **options: Any) -> None:
+def command(ctx: click.Context, /, **options: Any) -> None:
     """Cache the features of all regions of DATA: proposals, and the annotated objects.
 
     Within an image the annotated objects come first. Features are float16. A run that was stopped
@@ -97,7 +97,6 @@ def command(ctx: click.Context, **options: Any) -> None:
     )
     from rcnnpipe.models.backbones import build_network
     from rcnnpipe.proposals.selection import proposals_for
-    from rcnnpipe.ragged import offsets_of
     from rcnnpipe.sharing import write_rows
 
     started = time.monotonic()
@@ -138,8 +137,8 @@ def command(ctx: click.Context, **options: Any) -> None:
             yield described[i] | found | norms
 
     def finish(writer: "RowWriter") -> None:
-        offsets = offsets_of([len(columns["boxes"]) for columns in described])
-        means = {f"mean_norm/{x}": mean_norm(writer.column(f"norms/{x}"), offsets) for x in layers}
+        norms = {layer: writer.column(f"norms/{layer}") for layer in layers}
+        means = {f"mean_norm/{x}": mean_norm(norms[x], writer.offsets) for x in layers}
         writer.finish(attributes=means)
 
     workers = cores() if options["workers"] is None else options["workers"]

@@ -200,18 +200,30 @@ class RowWriter:
         with h5py.File(whole, "w") as file:
             write_header(file, self._header)
             write_attributes(file, attributes or {})
-            write_array(file, "image_ids", encode_strings(self._image_ids))
-            write_array(file, "sizes", self._sizes)
-            write_array(file, "offsets", offsets_of(self._counts))
+            for name, values in (self.images() | {"offsets": self.offsets}).items():
+                write_array(file, name, values)
             for column in self._columns:
                 self._assemble(file, column)
             for name, values in (arrays or {}).items():
                 write_array(file, name, values)
         settle(whole, self._path)
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the journal: its rows are in a file now, or of no more use."""
         for column in self._columns:
             column.file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         clear_if_empty(self._folder.parent)
+
+    def images(self) -> dict[str, Array]:
+        """The columns with one entry per image: ids and sizes."""
+        return {"image_ids": encode_strings(self._image_ids), "sizes": self._sizes}
+
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """Offsets (done + 1,) of the images appended so far."""
+        return offsets_of(self._counts)
 
     def _assemble(self, file: h5py.File, column: _Column) -> None:
         rows = column.chunks * column.chunk_rows + len(column.tail)

@@ -1,6 +1,6 @@
-"""Proposals of a file, in the order of a data set's images."""
+"""Proposals for a data set's images, in their order: of a file, or found when asked for."""
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from rcnnpipe.artifacts.columns import rows_for_images
 from rcnnpipe.artifacts.proposals import read_proposals
 from rcnnpipe.datasets.records import Dataset
 from rcnnpipe.errors import ArtifactError
+from rcnnpipe.images import read_image
+from rcnnpipe.proposals.selective_search import propose
+from rcnnpipe.randomness import generator
 from rcnnpipe.ragged import rows_of
 
 
@@ -43,3 +46,20 @@ def proposals_for(
             )
         boxes.append(proposals.boxes[rows_of(proposals.offsets, number)][: most or None])
     return boxes
+
+
+def proposals_on_the_spot(
+    dataset: Dataset, seed: int, most: int
+) -> Callable[[int], npt.NDArray[np.float32]]:
+    """A function that finds the boxes (P, 4) of an image by its number: fast selective search.
+
+    They are those that ``rcnnpipe propose`` writes with its defaults and the same seed.
+    """
+
+    def boxes_of(number: int) -> npt.NDArray[np.float32]:
+        record = dataset.records[number]
+        random = generator(seed, "propose", record.image_id)
+        found = propose(read_image(record.path), random).boxes
+        return found[: most or None]
+
+    return boxes_of

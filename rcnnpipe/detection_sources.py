@@ -1,0 +1,170 @@
+"""What detection works on: regions with features, a scorer, a refiner, checked to fit together.
+
+Features come from pixels (a network, and proposals of a file or found on the spot) or from a cache.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rcnnpipe.artifacts.bbox_reg import read_bbox_reg
+from rcnnpipe.artifacts.columns import rows_for_images
+from rcnnpipe.artifacts.features import open_features
+from rcnnpipe.artifacts.model import read_model
+from rcnnpipe.artifacts.store import Header, require_ancestor, require_same_classes
+from rcnnpipe.artifacts.svm import read_svm
+from rcnnpipe.datasets.records import Dataset
+from rcnnpipe.detection import Refiner, Scorer, SoftmaxScorer, SvmScorer
+from rcnnpipe.errors import ArtifactError
+from rcnnpipe.extraction import Extractor, Regions, extract
+from rcnnpipe.linear.ridge import BoxRefiner
+from rcnnpipe.models.backbones import build_network
+from rcnnpipe.proposals.selection import proposals_for, proposals_on_the_spot
+from rcnnpipe.ragged import rows_of
+
+Pair = tuple[Tensor, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything detection needs.
+
+    Attributes:
+        classes: names of the labels, background first.
+        inputs: by the part they play, for the header.
+        scorer, refiner: checked against the features' origin.
+        regions: given numbers of images, yields boxes (R, 4) and layer -> features (R, D) of each.
+    """
+
+    classes: tuple[str, ...]
+    inputs: dict[str, Any]
+    scorer: Scorer
+    refiner: Refiner | None
+    regions: Callable[[Sequence[int]], Iterable[Pair]]
+
+
+@contextmanager
+def open_source(
+    dataset: Dataset, options: Mapping[str, Any], device: torch.device, workers: int
+) -> Iterator[Source]:
+    """Open all inputs of a detection and check that they belong together.
+
+    Args:
+        dataset: whose images are looked at.
+        options: of the stage: model or features, proposals, svm, bbox_reg, refine, max_proposals,
+            batch_size, precision, seed.
+        device: where to compute.
+        workers: threads that decode images.
+
+    Raises:
+        ArtifactError: files do not belong together; names both and the command to run.
+    """
+    inputs: dict[str, Any] = {"data": dataset}
+    origin: Path = options["model"] or options["features"]
+    if options["features"] is not None:
+        with open_features(origin) as cache:
+            inputs["features"] = cache.header
+            numbers = rows_for_images(origin, cache.image_ids, dataset.image_ids, "features")
+            parts = _Parts(options, origin, cache.header, device, inputs)
+            for layer in parts.layers:
+                cache.layer(layer)
+            parts.check_outputs(origin, cache.layers)
+
+            def cached(images: Sequence[int]) -> Iterator[Pair]:
+                for image in images:
+                    rows = rows_of(cache.offsets, numbers[image])
+                    # The ground truth leads the rows of an image; it is no proposal.
+                    first = rows.start + int(cache.is_truth[rows].sum())
+                    rows = slice(first, rows.stop)
+                    found = {x: torch.from_numpy(cache.rows(x, rows)) for x in parts.layers}
+                    boxes = torch.from_numpy(cache.boxes[rows])
+                    yield boxes, {x: values.to(device) for x, values in found.items()}
+
+            yield parts.source(cached)
+        return
+    model = read_model(origin)
+    network = build_network(model.architecture, model.tensors).to(device).eval()
+    inputs["model"] = model.header
+    parts = _Parts(options, origin, model.header, device, inputs)
+    parts.check_outputs(origin, network.layer_sizes)
+    extractor = Extractor(
+        network, parts.layers, device, options["precision"], options["batch_size"]
+    )
+    if options["proposals"] is None:
+        boxes_of = proposals_on_the_spot(dataset, options["seed"], options["max_proposals"])
+    else:
+        stored = proposals_for(options["proposals"], dataset, options["max_proposals"], inputs)
+        boxes_of = stored.__getitem__
+
+    def computed(images: Sequence[int]) -> Iterator[Pair]:
+        todo = (Regions(dataset.records[i], boxes_of(i)) for i in images)
+        for regions, found in extract(extractor, todo, workers):
+            features = {x: torch.from_numpy(values).to(device) for x, values in found.items()}
+            yield torch.from_numpy(regions.boxes), features
+
+    yield parts.source(computed)
+
+
+class _Parts:
+    """The scorer and the refiner of a detection, read and checked."""
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        origin: Path,
+        header: Header,
+        device: torch.device,
+        inputs: dict[str, Any],
+    ) -> None:
+        self.inputs = inputs
+        self.classes = header.classes
+        self.scorer: Scorer = SoftmaxScorer()
+        self.refiner: Refiner | None = None
+        if options["svm"] is not None:
+            svm = read_svm(options["svm"])
+            _require_origin(options["svm"], svm.header, origin, header)
+            inputs["svm"], self.classes = svm.header, svm.header.classes
+            weights = torch.from_numpy(svm.weights).float().to(device)
+            bias = torch.from_numpy(svm.bias).float().to(device)
+            self.scorer = SvmScorer(svm.layer, weights, bias, svm.scale)
+        if options["bbox_reg"] is not None and options["refine"]:
+            regression = read_bbox_reg(options["bbox_reg"])
+            _require_origin(options["bbox_reg"], regression.header, origin, header)
+            files = (str(options["bbox_reg"]), str(options["svm"] or origin))
+            require_same_classes(files[0], regression.header.classes, files[1], self.classes)
+            inputs["bbox-reg"] = regression.header
+            self.refiner = BoxRefiner(regression, device)
+
+    @property
+    def layers(self) -> list[str]:
+        """Layers needed, without repetition."""
+        refined = [self.refiner.layer] if self.refiner else []
+        return list(dict.fromkeys([self.scorer.layer, *refined]))
+
+    def check_outputs(self, origin: Path, sizes: Mapping[str, int]) -> None:
+        """A classifier must have been trained for the classes it is to find."""
+        outputs = sizes[self.scorer.layer]
+        if isinstance(self.scorer, SoftmaxScorer) and outputs != len(self.classes):
+            raise ArtifactError(
+                f"the classifier of {origin} has {outputs} outputs, not one for the background and "
+                f"each of {len(self.classes) - 1} classes; give --svm, or a model from finetune"
+            )
+
+    def source(self, regions: Callable[[Sequence[int]], Iterable[Pair]]) -> Source:
+        """All of it."""
+        return Source(self.classes, self.inputs, self.scorer, self.refiner, regions)
+
+
+def _require_origin(path: Path, header: Header, origin: Path, source: Header) -> None:
+    """A linear model must come from features of the same network."""
+    if source.kind == "model":
+        require_ancestor(path, header, origin, source)
+    else:
+        needed = source.inputs["model"]
+        if needed not in header.lineage:
+            require_ancestor(path, header, origin, source)
