@@ -1,1 +1,1 @@
-"""Average precision and recall by the rules of VOC and COCO."""
+"""How good detections and proposals are: VOC and COCO average precision, recall, curves."""
