@@ -1,0 +1,194 @@
+"""Weights from files and from torchvision, by the names of torchvision's state dicts.
+
+Names and shapes are compared with the network before a value is read, so that a false header takes
+no memory and a wrong file gives one sentence. Nothing is ever unpickled but plain tensors.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+
+from rcnnpipe.artifacts.model import read_model
+from rcnnpipe.errors import DataError, SettingError
+from rcnnpipe.models.architectures import NETWORKS
+from rcnnpipe.models.backbones import Network, build_network, create_network
+from rcnnpipe.models.preprocessing import Preprocessing
+from rcnnpipe.models.tensor_files import READERS, Shape
+from rcnnpipe.models.warp import Crop
+
+_TORCHVISION_NAMES = {"squeezenet": "squeezenet1_0"}
+_NAMES_SHOWN = 3
+
+
+def load_network(
+    name: str | None,
+    source: str | Path | None,
+    generator: torch.Generator,
+    *,
+    crop: Crop | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Network:
+    """A network with the given weights: what fine-tuning and feature extraction start from.
+
+    Args:
+        name: a key of ``NETWORKS``; may be None where ``source`` is a model file of ours.
+        source: None or "none" for initial values from ``generator``; "torchvision" or a name of
+            torchvision's enumerations such as "IMAGENET1K_V1"; or a file: .pth, .pt, .safetensors,
+            .npz, or a model of ours, .h5, which knows its network, window and preprocessing itself.
+        generator: for initial values.
+        crop: the window, if not the network's (or the model file's) own.
+        preprocessing: of the weights, if not the network's (or the model file's) own.
+
+    Returns:
+        The network in evaluation mode on the CPU, with as many outputs as the weights have. Batch
+        norms whose statistics are all 0 and 1, that is folded into their scales, are frozen.
+
+    Raises:
+        SettingError: unknown network or name of weights.
+        DataError: a file that does not fit; ArtifactError for a model file of ours.
+    """
+    if source is not None and Path(source).suffix == ".h5":
+        return _own_model(Path(source), name, crop, preprocessing)
+    if name is None:
+        raise SettingError(f"name a network: {', '.join(NETWORKS)}")
+    if source is None or source == "none":
+        return create_network(name, generator=generator, crop=crop, preprocessing=preprocessing)
+    with _tensors_of(name, source) as (where, shapes, read):
+        last = f"{NETWORKS[name].classifier}.weight" if name in NETWORKS else ""
+        outputs = shapes[last][0] if shapes.get(last) else 1000
+        network = create_network(name, outputs, crop=crop, preprocessing=preprocessing)
+        _load(network, where, shapes, read)
+    return network
+
+
+def load_weights(network: Network, source: str | Path) -> None:
+    """Load weights into a network that exists; all names and shapes must be the network's.
+
+    Args:
+        network: written in place; batch norms with folded statistics are frozen.
+        source: a name of torchvision's weights, or a .pth, .pt, .safetensors or .npz file.
+    """
+    with _tensors_of(network.name, source) as (where, shapes, read):
+        _load(network, where, shapes, read)
+
+
+def _own_model(
+    path: Path, name: str | None, crop: Crop | None, preprocessing: Preprocessing | None
+) -> Network:
+    model = read_model(path)
+    held = model.architecture.get("network")
+    if name is not None and held != name:
+        raise SettingError(f"{path} holds a {held}, not a {name}; leave the network's name out")
+    try:
+        network = build_network(model.architecture, model.tensors)
+    except SettingError as error:
+        raise DataError(f"{path} cannot be built: {error}") from None
+    network.crop = crop or network.crop
+    network.preprocessing = preprocessing or network.preprocessing
+    return network
+
+
+@contextmanager
+def _tensors_of(
+    name: str, source: str | Path
+) -> Iterator[tuple[str, Mapping[str, Shape], Callable[[str], Tensor]]]:
+    """Where the tensors come from, for messages; their shapes; and a function that reads one."""
+    path = Path(source)
+    if path.suffix in READERS:
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such file of weights")
+        with READERS[path.suffix](path) as (shapes, read):
+            yield str(path), shapes, read
+    else:
+        where, tensors = _from_torchvision(name, str(source))
+        yield (
+            where,
+            {key: tuple(value.shape) for key, value in tensors.items()},
+            tensors.__getitem__,
+        )
+
+
+def _from_torchvision(name: str, source: str) -> tuple[str, dict[str, Tensor]]:
+    if name in NETWORKS and not NETWORKS[name].torchvision:
+        raise SettingError(f"torchvision has no {name}; give a file of weights, or none")
+    known = get_model_weights(_TORCHVISION_NAMES.get(name, name))
+    names = [weights.name for weights in known]
+    if source != "torchvision" and source not in names:
+        raise SettingError(
+            f"{source!r} is neither a file of weights ({', '.join(READERS)}, .h5) nor one of "
+            f"torchvision's for {name}: torchvision, {', '.join(names)}"
+        )
+    weights = known["DEFAULT" if source == "torchvision" else source]
+    try:
+        return str(weights), dict(weights.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{weights} could not be fetched from {weights.url} ({_one_line(error)}); "
+            "fetch it elsewhere and give the file"
+        ) from None
+
+
+def _load(
+    network: Network,
+    where: str,
+    shapes: Mapping[str, Shape],
+    read: Callable[[str], Tensor],
+) -> None:
+    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    counters = {key for key in wanted if key.endswith(".num_batches_tracked")}
+    missing = sorted(wanted.keys() - shapes.keys() - counters)
+    unexpected = sorted(key for key in shapes.keys() - wanted.keys() if not _is_counter(key))
+    if missing or unexpected:
+        faults = [
+            f"{what} {_some(names)}" for what, names in _told(missing, unexpected).items() if names
+        ]
+        raise DataError(f"{where} does not fit {network.name}: {'; '.join(faults)}")
+    wrong = [key for key in wanted if key in shapes and shapes[key] != wanted[key]]
+    if wrong:
+        key = wrong[0]
+        raise DataError(
+            f"{where} does not fit {network.name}: {key} is {shapes[key]}, not {wanted[key]}"
+        )
+    values = {key: read(key) for key in wanted if key in shapes}
+    values |= {key: torch.tensor(0) for key in counters - shapes.keys()}
+    bad = [key for key, value in values.items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise DataError(f"{where} holds values that are not finite in {_some(bad)}")
+    network.load_state_dict(values)
+    if has_folded_statistics(network):
+        network.freeze_batch_norm()
+
+
+def has_folded_statistics(network: nn.Module) -> bool:
+    """Whether it has batch norms and all their means are 0 and variances 1.
+
+    Such weights were made with the statistics multiplied into scale and bias; in training mode the
+    statistics of a batch would be applied a second time and wreck them.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    return bool(norms) and all(
+        bool((norm.running_mean == 0).all()) and bool((norm.running_var == 1).all())
+        for norm in norms
+        if norm.running_mean is not None and norm.running_var is not None
+    )
+
+
+def _told(missing: list[str], unexpected: list[str]) -> dict[str, list[str]]:
+    return {"it lacks": missing, "it has besides": unexpected}
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more
+
+
+def _is_counter(key: str) -> bool:
+    return key.endswith("num_batches_tracked")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
