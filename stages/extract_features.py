@@ -85,7 +85,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     from rcnnpipe.artifacts.model import read_model
     from rcnnpipe.artifacts.store import make_header
     from rcnnpipe.datasets import open_dataset
-    from rcnnpipe.datasets.policy import training_labels
+    from rcnnpipe.datasets.policy import Policy, labels_under
     from rcnnpipe.devices import choose_device
     from rcnnpipe.extraction import (
         Extractor,
@@ -118,11 +118,9 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     )
     classes = len(dataset.classes) - 1
     sizes = {name: network.layer_sizes[name] for name in _known(layers, network.layer_names)}
-    flags = {"difficult": options["difficult"], "crowd": options["crowd"]}
+    policy = Policy(difficult=options["difficult"], crowd=options["crowd"])
     described = [
-        region_columns_of(
-            record, training_labels(record, **flags), boxes, classes, options["truth"]
-        )
+        region_columns_of(record, labels_under(record, policy), boxes, classes, options["truth"])
         for record, boxes in zip(dataset.records, proposals, strict=True)
     ]
     rows = sum(len(columns["boxes"]) for columns in described)

@@ -13,8 +13,8 @@ from rcnnpipe.datasets.records import Dataset
 from rcnnpipe.errors import ArtifactError
 from rcnnpipe.images import read_image
 from rcnnpipe.proposals.selective_search import propose
-from rcnnpipe.randomness import generator
 from rcnnpipe.ragged import rows_of
+from rcnnpipe.randomness import generator
 
 
 def proposals_for(
