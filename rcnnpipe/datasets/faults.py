@@ -42,11 +42,13 @@ KINDS: dict[str, tuple[str, str]] = {
     "unknown-class": (ERROR, "a class that the data set does not declare"),
     "duplicate-class": (ERROR, "a class name declared twice"),
     "similar-class": (WARNING, "class names that differ in case or blanks only"),
+    "class-lists-differ": (WARNING, "two splits declare different classes; do not mix them"),
     "unused-class": (WARNING, "a declared class without an object"),
     "bad-flag": (WARNING, "a difficult, truncated or crowd flag that is neither 0 nor 1; as 1"),
     "bad-segment": (ERROR, "a mask that cannot be drawn: odd or short polygons, a broken RLE"),
     "segment-box-mismatch": (WARNING, "a mask whose bounds are not the box; both are kept"),
     "bad-keypoints": (ERROR, "keypoints of the wrong number, visibility or not finite"),
+    "keypoint-outside": (WARNING, "a labelled keypoint outside the image; kept"),
 }
 
 

@@ -48,7 +48,8 @@ def _cross(arm: float = 0.3) -> Outline:
 def _crescent() -> Outline:
     outer = _turn(0.25 * np.pi, 1.75 * np.pi)
     inner = _turn(1.68 * np.pi, 0.32 * np.pi, 30) * 0.75 + (0.38, 0)
-    return np.add(np.concatenate([outer, inner]), (0.2, 0))
+    crescent: Outline = np.concatenate([outer, inner]) + np.array([0.2, 0])
+    return crescent
 
 
 def _heart() -> Outline:

@@ -1,6 +1,7 @@
 """The quarantine list: images and objects left out of a data set without touching its files.
 
-A JSON file, found as ``quarantine.json`` in the data folder or named by a recipe::
+A JSON file: ``quarantine.json`` in the data folder, ``NAME.quarantine.json`` beside the recipe
+``NAME.yaml``, or wherever a recipe's ``quarantine`` says::
 
     {"schema": "rcnnpipe.quarantine/1",
      "images": [{"image": "000012", "why": "..."}],

@@ -14,11 +14,12 @@ from rcnnpipe.datasets.recipe import Recipe, read_source
 from rcnnpipe.datasets.records import BACKGROUND, Dataset, Record
 from rcnnpipe.datasets.validate import validate
 from rcnnpipe.datasets.voc import parse_voc
+from rcnnpipe.datasets.yolo import parse_yolo
 from rcnnpipe.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-PARSERS = {"voc": parse_voc, "coco": parse_coco, "folder": parse_folder}
+PARSERS = {"voc": parse_voc, "coco": parse_coco, "yolo": parse_yolo, "folder": parse_folder}
 
 
 def open_dataset(

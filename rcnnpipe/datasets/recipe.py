@@ -47,7 +47,8 @@ class Recipe:
         rename: class as written to class as used; None leaves its objects out.
         coordinates: of VOC boxes: ``one-based`` (inclusive pixels, the format's definition),
             ``zero-based`` (inclusive pixels) or ``edges`` (continuous, as COCO's).
-        quarantine: the list of images and objects to leave out, where there is one.
+        quarantine: the list of images and objects to leave out: as the recipe says, else
+            ``RECIPE.quarantine.json`` beside it, else ``quarantine.json`` in the root, if there.
         follow_links: whether linked images may lie outside ``root``.
     """
 
@@ -113,6 +114,20 @@ def read_source(source: str | Path) -> Recipe:
     raise DataError(f"{path} is neither a recipe (.yaml), a COCO json, a folder nor an image")
 
 
+def usual_quarantine(origin: Path) -> Path:
+    """Where a quarantine list is looked for unasked: in the folder, or beside the recipe."""
+    if origin.is_dir():
+        return origin / "quarantine.json"
+    if origin.suffix.lower() in (".yaml", ".yml"):
+        return origin.with_suffix(".quarantine.json")
+    return origin.parent / "quarantine.json"
+
+
+def _found(path: Path, root: Path) -> Path | None:
+    beside = usual_quarantine(path)
+    return beside if beside.is_file() else _beside(root)
+
+
 def _beside(root: Path) -> Path | None:
     quarantine = root / "quarantine.json"
     return quarantine if quarantine.is_file() else None
@@ -164,7 +179,7 @@ def _checked(path: Path, entries: Mapping[str, Any]) -> Recipe:
         classes=_classes(path, entries.get("classes")),
         rename=_rename(path, entries.get("rename") or {}),
         coordinates=coordinates,
-        quarantine=path.parent / str(quarantine) if quarantine else _beside(root),
+        quarantine=path.parent / str(quarantine) if quarantine else _found(path, root),
         follow_links=entries.get("follow_links", False) is True,
     )
 

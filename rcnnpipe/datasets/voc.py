@@ -29,9 +29,8 @@ def parse_voc(recipe: Recipe, split: str | None) -> Parsed:
     """
     annotations = recipe.root / (recipe.annotations or _usual(recipe.root, "Annotations"))
     images = recipe.root / (_images_of(recipe, split) or _usual(recipe.root, "JPEGImages"))
-    for folder in (annotations, images):
-        if not folder.is_dir():
-            raise DataError(f"{recipe.origin} has no folder {folder}")
+    if not annotations.is_dir():
+        raise DataError(f"{recipe.origin} has no folder of annotations {annotations}")
     stems = files_below(annotations, frozenset((".xml",)))
     names = read_list(recipe, split) if split else [os.path.splitext(name)[0] for name in stems]
     faults: list[Fault] = []
