@@ -56,7 +56,7 @@ def boxes_inside(
 def falling(counts: Sequence[int], random: np.random.Generator) -> npt.NDArray[np.float32]:
     """Scores (R,) that fall within each image."""
     parts = [np.sort(random.random(count))[::-1] for count in counts]
-    return np.concatenate(parts).astype(np.float32)
+    return np.concatenate([np.zeros(0), *parts]).astype(np.float32)
 
 
 def write_rows(
