@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from rcnnpipe.devices import choose_device, this_rank
 from rcnnpipe.errors import ArtifactError, SettingError
 
 
@@ -46,10 +47,19 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
     Raises:
         SettingError: the environment is incomplete, the ranks cannot meet, or devices are too few.
     """
-    rank, world, local = (_variable(*pair) for pair in _VARIABLES)
-    if not 0 <= rank < world:
+    _check_environment()
+    own = this_rank()
+    rank, world = own.number, own.world
+    if not rank < world:
         raise SettingError(f"RANK is {rank} of WORLD_SIZE {world}; start the ranks with torchrun")
-    place = _device(device, local)
+    place = choose_device(device)
+    if place.type == "cuda":
+        if own.local >= torch.cuda.device_count():
+            raise SettingError(
+                f"local rank {own.local} has no CUDA device of its own, there are "
+                f"{torch.cuda.device_count()}; lower --nproc-per-node or use --device cpu"
+            )
+        torch.cuda.set_device(place)
     if world == 1:
         yield Ranks(0, 1, place)
         return
@@ -65,29 +75,11 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-_VARIABLES = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-
-
-def _variable(name: str, otherwise: int) -> int:
-    text = os.environ.get(name, str(otherwise))
-    if not text.isdecimal():
-        raise SettingError(f"the environment variable {name} is '{text}', which is no number")
-    return int(text)
-
-
-def _device(name: str, local: int) -> torch.device:
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise SettingError("no CUDA device is available here; use --device cpu")
-    if name == "cpu" or not available:
-        return torch.device("cpu")
-    if local >= torch.cuda.device_count():
-        raise SettingError(
-            f"local rank {local} has no CUDA device of its own, there are "
-            f"{torch.cuda.device_count()}; lower torchrun's --nproc-per-node or use --device cpu"
-        )
-    torch.cuda.set_device(local)
-    return torch.device("cuda", local)
+def _check_environment() -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        text = os.environ.get(name, "0")
+        if not text.isdecimal():
+            raise SettingError(f"the environment variable {name} is '{text}', which is no number")
 
 
 def sum_over_ranks(tensors: Sequence[Tensor], ranks: Ranks) -> None:

@@ -95,7 +95,7 @@ class Trainer:
         self.network = network.to(ranks.device).train()
         self.optimizer, self.schedule, self.ranks = optimizer, schedule, ranks
         self.iteration = 0
-        self.curves: dict[str, list[float]] = {}
+        self.curves: dict[str, list[float]] = {"iteration": [], "loss": [], "learning-rate": []}
         self._precision, self._seed = precision, seed
         self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=precision == "fp16")
         self._sums: dict[str, Tensor] = {}  # (2,) float64 since the last logged interval
@@ -110,7 +110,7 @@ class Trainer:
         loss = torch.zeros((), device=device)
         shares: dict[str, Tensor] = {}
         key = generator(self._seed, "dropout", self.iteration, self.ranks.rank).integers(2**63)
-        with _own_randomness(device, int(key)):
+        with _repeatable(device, int(key)):
             for piece in pieces:
                 dtype = PRECISIONS[self._precision]
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -191,22 +191,25 @@ class Trainer:
 
 
 @contextmanager
-def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """Dropout draws from torch's generator of the device: seed it here, and put it back afterwards.
+def _repeatable(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed torch's generator of the device for one step, and put everything back afterwards.
 
-    Layers cannot be handed a generator. Between steps the process's random state is untouched, and
-    a step's masks depend on nothing but the seed.
+    Dropout draws from that generator, layers cannot be handed one. Between steps the process's
+    random state is untouched, and a step's masks depend on nothing but the seed. cuDNN is held to
+    algorithms that always add up in the same order.
     """
     if device.type == "cuda":
         source = torch.cuda.default_generators[device.index or 0]
     else:
         source = torch.default_generator
-    state = source.get_state()
+    state, free = source.get_state(), torch.backends.cudnn.deterministic
     source.manual_seed(seed)
+    torch.backends.cudnn.deterministic = True
     try:
         yield
     finally:
         source.set_state(state)
+        torch.backends.cudnn.deterministic = free
 
 
 def train(

@@ -1,0 +1,75 @@
+"""R-CNN as data: Girshick et al. 2014, section 2.3 and appendices A and B, and the authors' code.
+
+Nothing here computes or imports anything heavy: commands take their defaults from it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which windows a batch of fine-tuning consists of.
+
+    Windows are drawn uniformly, with replacement, from one list of all foreground windows of the
+    data set and one of all background windows (Caffe's ``window_data_layer.cpp``); it is Fast R-CNN
+    that draws from image to image.
+
+    Attributes:
+        batch_size: windows of a batch.
+        foreground: how many of them are objects.
+        foreground_overlap: from this IoU with an object on, a window is of its class.
+        background_overlap: below this IoU with all objects, down to 0, a window is background.
+        mirror: whether each window is mirrored with probability 1/2.
+    """
+
+    batch_size: int = 128  # section 2.3
+    foreground: int = 32  # section 2.3: 32 positives, 96 of the background
+    foreground_overlap: float = 0.5  # section 2.3, appendix B
+    background_overlap: float = 0.5  # authors' pascal_finetune_train.prototxt: bg_threshold
+    mirror: bool = True  # authors' prototxt
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Stochastic gradient descent as the authors' ``pascal_finetune_solver.prototxt`` has it.
+
+    Caffe keeps the learning rate inside of its momentum, PyTorch outside: the two differ only in
+    the few iterations after the rate has changed.
+
+    Attributes:
+        iterations: batches to learn from.
+        learning_rate: at the beginning; a tenth of pre-training's.
+        step: iterations after which the rate is multiplied by ``gamma``, again and again.
+        gamma: see ``step``.
+        momentum: of the gradients.
+        weight_decay: of weights; biases have none.
+        bias_multiplier: of the rate, for biases.
+        classifier_multiplier: of the rate, for the new classifier (its bias has both).
+    """
+
+    iterations: int = 70_000  # the released models; the solver's max_iter is 100k, gains end ~40k
+    learning_rate: float = 0.001  # section 2.3
+    step: int = 20_000  # solver: stepsize
+    gamma: float = 0.1  # solver
+    momentum: float = 0.9  # solver
+    weight_decay: float = 5e-4  # solver
+    bias_multiplier: float = 2.0  # train prototxt: blobs_lr 1 and 2, weight_decay 1 and 0
+    classifier_multiplier: float = 10.0  # train prototxt: fc8_pascal has blobs_lr 10 and 20
+
+
+SAMPLING = Sampling()
+SOLVER = Solver()
+
+# Girshick et al. 2014, appendix A, figure 7: rows without and with context are paddings 0 and 16.
+PADDING = 16
+CROPS: Mapping[str, Mapping[str, Any]] = {
+    "warp": {"mode": "warp"},  # D, the paper's choice
+    "tight": {"mode": "warp", "padding": 0},  # D without context pixels
+    "square": {"mode": "square"},  # B
+    "square-masked": {"mode": "square", "context": False},  # C: the mean around the region
+}
+
+SVM_LAYER = "fc7"  # table 2: the best layer once the network is fine-tuned
+REGRESSION_LAYER = "pool5"  # appendix C

@@ -1,0 +1,300 @@
+"""Pre-training a classifier: on a folder of images by class, or on the objects of a detection set.
+
+Vocabulary: N images, T examples, B windows of a batch, S their side, K classes. Labels 1..K; 0 is
+background, which only :attr:`Pretraining.background` gives examples of.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from rcnnpipe.ahead import ahead
+from rcnnpipe.boxes import iou
+from rcnnpipe.datasets.policy import training_labels
+from rcnnpipe.datasets.records import BACKGROUND, Dataset, Record
+from rcnnpipe.errors import DataError
+from rcnnpipe.models.backbones import Network
+from rcnnpipe.models.warp import Crop, warp
+from rcnnpipe.randomness import generator
+from rcnnpipe.systems.pretraining import PATCH_SHARE, Pretraining
+from rcnnpipe.training.distributed import Ranks
+from rcnnpipe.training.finetuning import PixelCache
+from rcnnpipe.training.loop import Batch, Part
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+Piece = tuple[Tensor, Tensor]  # (B, 3, S, S) network input, (B,) int64 labels
+
+_BACKGROUND_OVERLAP = 0.3  # below this IoU with every object; Girshick et al. 2014, 2.3
+_BACKGROUND_TRIES = 20
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What there is to learn from.
+
+    Attributes:
+        classes: ``classes[0] == "background"``.
+        boxes: (T, 4) float32: an object, or the whole image.
+        images: (T,) the number of the image each lies in.
+        labels: (T,) 1..K.
+        whole_images: whether the boxes are whole images, of which windows are patches.
+    """
+
+    classes: tuple[str, ...]
+    boxes: Floats
+    images: Integers
+    labels: Integers
+    whole_images: bool
+
+
+def examples_of(dataset: Dataset) -> Examples:
+    """The annotated objects; of images without annotations the folders they lie in.
+
+    Crowds are no examples, difficult objects are.
+
+    Raises:
+        DataError: neither objects nor at least two folders of images.
+    """
+    if dataset.source == "folder":
+        return _by_folder(dataset)
+    found = [training_labels(record, crowd="drop") for record in dataset.records]
+    counts = [int((labels > 0).sum()) for labels in found]
+    if not sum(counts):
+        raise DataError(f"no image of {dataset.name} has an object to learn from")
+    boxes = [
+        record.boxes[labels > 0] for record, labels in zip(dataset.records, found, strict=True)
+    ]
+    return Examples(
+        dataset.classes,
+        np.concatenate(boxes).astype(np.float32),
+        np.repeat(np.arange(len(counts)), counts),
+        np.concatenate([labels[labels > 0] for labels in found]),
+        whole_images=False,
+    )
+
+
+def _by_folder(dataset: Dataset) -> Examples:
+    folders = [record.image_id.rpartition("/")[0] for record in dataset.records]
+    names = sorted(set(folders))
+    if "" in names or len(names) < 2:
+        raise DataError(
+            f"{dataset.name} has neither annotations nor a folder of images for each of at least "
+            "two classes, so there is nothing to classify"
+        )
+    sizes = np.array([record.size for record in dataset.records], np.float32)  # (N, 2) h, w
+    return Examples(
+        (BACKGROUND, *names),
+        np.concatenate((np.zeros_like(sizes), sizes[:, ::-1]), 1),
+        np.arange(len(folders)),
+        np.array([1 + names.index(folder) for folder in folders]),
+        whole_images=True,
+    )
+
+
+def patches(boxes: Floats, places: Floats) -> Floats:
+    """Square patches of the middle squares of boxes (T, 4).
+
+    Args:
+        boxes: (T, 4) whole images.
+        places: (T, 2) in 0..1, where the patch is in the room it has; 0.5 is the middle.
+    """
+    size = boxes[:, 2:] - boxes[:, :2]
+    square = size.min(1, keepdims=True)
+    corner = boxes[:, :2] + (size - square) / 2 + places * (1 - PATCH_SHARE) * square
+    return np.concatenate((corner, corner + PATCH_SHARE * square), 1).astype(np.float32)
+
+
+def jittered(boxes: Floats, changes: Floats) -> Floats:
+    """Boxes (T, 4) shifted and scaled.
+
+    Args:
+        boxes: (T, 4).
+        changes: (T, 4): shifts in x, y as shares of the sides, logarithms of the sides' scales.
+    """
+    size = boxes[:, 2:] - boxes[:, :2]
+    centre = boxes[:, :2] + size / 2 + changes[:, :2] * size
+    half = size * np.exp(changes[:, 2:]) / 2
+    return np.concatenate((centre - half, centre + half), 1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class CropSource:
+    """Batches of windows, any iteration by its number.
+
+    Attributes:
+        examples: what there is.
+        records: its images.
+        network: for its crop and preprocessing.
+        plan: what a batch is.
+        ranks: this process takes every ``world``-th window of a batch.
+        seed: of the draws.
+        workers: threads that prepare batches.
+        cache_bytes: decoded images kept.
+    """
+
+    examples: Examples
+    records: Sequence[Record]
+    network: Network
+    plan: Pretraining
+    ranks: Ranks
+    seed: int = 0
+    workers: int = 1
+    cache_bytes: int = 2**30
+
+    @property
+    def crop(self) -> Crop:
+        """The window's kind: the network's own for objects, without context for patches."""
+        crop = self.network.crop
+        return replace(crop, padding=0, mode="warp") if self.examples.whole_images else crop
+
+    @property
+    def objects(self) -> int:
+        """Examples in a batch; the others are background."""
+        wanted = round(self.plan.batch_size * (1 - self.plan.background))
+        return max(1, min(wanted, len(self.examples.boxes)))
+
+    @property
+    def iterations_of_epoch(self) -> int:
+        """Whole batches of an epoch; what is left over waits for the next shuffle."""
+        return len(self.examples.boxes) // self.objects
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch[Piece]]:
+        """The batches of iterations ``start`` up to, not including, ``stop``."""
+        cache = PixelCache(self.records, self.cache_bytes)
+        return ahead(lambda number: self._batch(number, cache), range(start, stop), self.workers)
+
+    def _batch(self, iteration: int, cache: PixelCache) -> Batch[Piece]:
+        boxes, images, labels, flip = self.draw(iteration)
+        ids = [self.records[image].image_id for image in images]
+        share = slice(self.ranks.rank, None, self.ranks.world)
+        windows = warp_regions(
+            cache, images[share], boxes[share], flip[share], self.crop, self.network
+        )
+        return Batch(ids, [(windows, torch.from_numpy(labels[share]))])
+
+    def draw(self, iteration: int) -> tuple[Floats, Integers, Integers, npt.NDArray[np.bool_]]:
+        """Boxes (B, 4), image numbers (B,), labels (B,) and mirroring (B,) of an iteration."""
+        epoch, place = divmod(iteration, self.iterations_of_epoch)
+        order = generator(self.seed, "pretrain order", epoch).permutation(len(self.examples.boxes))
+        rows = order[place * self.objects : (place + 1) * self.objects]
+        random = generator(self.seed, "pretrain", iteration)
+        boxes = self.examples.boxes[rows]
+        if self.examples.whole_images:
+            boxes = patches(boxes, random.random((len(rows), 2), np.float32))
+        else:
+            jitter = self.plan.jitter
+            boxes = jittered(boxes, random.uniform(-jitter, jitter, (len(rows), 4)))
+        images, labels = self.examples.images[rows], self.examples.labels[rows]
+        others = round(self.plan.batch_size * self.plan.background)
+        if others and not self.examples.whole_images:
+            ground, places = self._background(random, others)
+            boxes = np.concatenate((boxes, ground))
+            images = np.concatenate((images, places))
+            labels = np.concatenate((labels, np.zeros(len(ground), np.int64)))
+        flip = (random.random(len(boxes)) < 0.5) & self.plan.mirror
+        return boxes, images, labels, flip
+
+    def _background(self, random: np.random.Generator, count: int) -> tuple[Floats, Integers]:
+        """Up to ``count`` windows of random images that hold no object; fewer in crowded images."""
+        images = random.integers(len(self.records), size=count)
+        found: list[tuple[Floats, int]] = []
+        for image in images.tolist():
+            record = self.records[image]
+            tries = _random_boxes(random, record.size)
+            overlaps = iou(torch.from_numpy(tries), torch.from_numpy(record.boxes).float())
+            free = np.flatnonzero((overlaps < _BACKGROUND_OVERLAP).all(1).numpy())
+            if len(free):
+                found.append((tries[free[0]], image))
+        boxes = np.array([box for box, _ in found], np.float32).reshape(-1, 4)
+        return boxes, np.array([image for _, image in found], np.int64)
+
+
+def _random_boxes(random: np.random.Generator, size: tuple[int, int]) -> Floats:
+    """(tries, 4) boxes inside an image; sides log-uniform between a tenth and all of it."""
+    extent = np.array([size[1], size[0]], np.float64)
+    sides = extent * 10 ** -random.random((_BACKGROUND_TRIES, 2))
+    low = random.random((_BACKGROUND_TRIES, 2)) * (extent - sides)
+    return np.concatenate((low, low + sides), 1).astype(np.float32)
+
+
+def warp_regions(
+    read: Callable[[int], npt.NDArray[np.uint8]],
+    images: Integers,
+    boxes: Floats,
+    flip: npt.NDArray[np.bool_],
+    crop: Crop,
+    network: Network,
+) -> Tensor:
+    """Windows (B, 3, S, S) on the CPU of regions that lie in many images, in their order."""
+    size = crop.size
+    windows = torch.empty((len(boxes), 3, size, size), memory_format=torch.channels_last)
+    for image in np.unique(images):
+        rows = torch.from_numpy(np.flatnonzero(images == image))
+        pixels = torch.from_numpy(read(int(image))).permute(2, 0, 1)
+        windows[rows] = warp(
+            pixels,
+            torch.from_numpy(boxes)[rows],
+            crop,
+            network.preprocessing,
+            torch.from_numpy(flip)[rows],
+        )
+    return windows
+
+
+@dataclass(frozen=True)
+class ClassLoss:
+    """Softmax loss, averaged over the batch on all ranks, and the share of right answers.
+
+    Attributes:
+        network: whose logits (B, K + 1) are taken.
+        batch_size: windows of the whole batch, the divisor.
+        device: where the network is.
+    """
+
+    network: Network
+    batch_size: int
+    device: torch.device
+
+    def __call__(self, piece: Piece, /) -> Part:
+        """The piece's part of the loss."""
+        images, labels = (tensor.to(self.device, non_blocking=True) for tensor in piece)
+        logits = self.network.logits(images).float()
+        loss = cross_entropy(logits, labels, reduction="sum") / self.batch_size
+        right = (logits.detach().argmax(1) == labels).sum()
+        return Part(loss, {"accuracy": torch.stack((right, torch.tensor(len(labels)).to(right)))})
+
+
+def top1(
+    network: Network, source: CropSource, batch_size: int, workers: int = 1
+) -> Iterator[tuple[int, int]]:
+    """How many of ``source``'s examples are told rightly, in batches of (right, examples).
+
+    Boxes are taken as annotated, patches from the middle; nothing is mirrored. The network is put
+    into evaluation mode for it, and back.
+    """
+    examples = source.examples
+    boxes = examples.boxes
+    if examples.whole_images:
+        boxes = patches(boxes, np.full((len(boxes), 2), 0.5, np.float32))
+    cache = PixelCache(source.records, source.cache_bytes)
+
+    def windows_of(rows: slice) -> Tensor:
+        images = examples.images[rows]
+        flip = np.zeros(len(images), np.bool_)
+        return warp_regions(cache, images, boxes[rows], flip, source.crop, network)
+
+    chunks = [slice(start, start + batch_size) for start in range(0, len(boxes), batch_size)]
+    training = network.training
+    network.eval()
+    with torch.inference_mode():
+        for rows, windows in zip(chunks, ahead(windows_of, chunks, workers), strict=True):
+            labels = torch.from_numpy(examples.labels[rows])
+            best = network.logits(windows.to(source.ranks.device)).argmax(1).cpu()
+            yield int((best == labels).sum()), len(labels)
+    network.train(training)
