@@ -1,7 +1,7 @@
 """The colour spaces selective search looks at, each as planes of 0..255.
 
-C planes (1 or 3), H height, W width. All planes are uint8, as in the authors' code: a hue or a chroma
-in steps of 1/255 is what the segmentation and both histograms see.
+C planes (1 or 3), H height, W width. All planes are uint8, as in the authors' code: hues and
+chromas in steps of 1/255 are what the segmentation and both histograms see.
 """
 
 from collections.abc import Callable
@@ -141,7 +141,7 @@ def _rgi(image: Any) -> Any:
         for x in range(width):
             red = np.int64(image[y, x, 0])
             green = np.int64(image[y, x, 1])
-            total = max(red + green + np.int64(image[y, x, 2]), 1)
+            total: Any = max(red + green + np.int64(image[y, x, 2]), 1)
             planes[0, y, x] = np.uint8((510 * red + total) // (2 * total))  # rounded 255 * r / sum
             planes[1, y, x] = np.uint8((510 * green + total) // (2 * total))
             planes[2, y, x] = _intensity_of(image[y, x, 0], image[y, x, 1], image[y, x, 2])

@@ -1,14 +1,14 @@
 """Hierarchical grouping: the most similar neighbouring regions are merged until one is left.
 
-S segments, M = S - 1 merges, D histogram columns. Uijlings et al. 2013, section 3.2. Similarity is a
-sum of some of
+S segments, M = S - 1 merges, D histogram columns. Uijlings et al. 2013, section 3.2. Similarity is
+a sum of some of
 
 - colour and texture: intersection of histograms that sum to 1,
 - size: 1 - (|a| + |b|) / |image|, so that small regions merge early,
 - fill: 1 - (|box around a and b| - |a| - |b|) / |image|, so that gaps are filled first.
 
-A region made by a merge has the summed counts of its two parts, which equals the size-weighted average
-of their histograms. Ties go to the pair whose newer region is oldest, then to the oldest partner.
+A merged region has the summed counts of its two parts: the size-weighted average of their
+histograms. Ties go to the pair whose newer region is oldest, then to the oldest partner.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from numba import njit
 
 from rcnnpipe.proposals.histograms import COLOUR_BINS, DIRECTIONS, TEXTURE_COLUMNS
 
-# Histograms are compared as whole numbers, each group of bins summing to this: sums of whole numbers
-# come out the same in any order, hence on any processor.
+# Histograms are compared as whole numbers, each group of bins summing to this: sums of whole
+# numbers come out the same in any order, hence on any processor.
 _UNIT = 65535
 
 
@@ -161,7 +161,7 @@ def _link(neighbours: Any, regions: int) -> Any:
 
 @njit(cache=True, nogil=True)
 def _around(region: int, links: Any, into: Any, seen_by: Any, around: Any) -> Any:
-    """Writes a region's living neighbours into `around`; drops from its list what is there twice."""
+    """Writes a region's living neighbours into `around`; repeated ones leave its list."""
     target, following, head, tail = links
     count = 0
     link, before = head[region], np.int32(-1)

@@ -1,8 +1,8 @@
 """What a segment looks like: counts of its colours and of its texture.
 
 C planes (1 or 3), H height, W width, S segments. Each plane gives 25 colour bins and 8 x 10 texture
-bins (Uijlings et al. 2013, section 3.2): in each of eight directions, 45 degrees apart, the Gaussian
-derivative of sigma 0.8 where it rises, in 10 bins.
+bins (Uijlings et al. 2013, section 3.2): in each of eight directions, 45 degrees apart, the
+derivative of a Gaussian of sigma 0.8 where it rises, in 10 bins.
 
 Columns: plane by plane 25 colour bins, then plane by plane, direction by direction 10 texture bins.
 Every group of 25 or 10 columns sums to the segment's pixels.
@@ -18,8 +18,8 @@ COLOUR_BINS = 25
 DIRECTIONS = 8
 TEXTURE_BINS = 10
 TEXTURE_COLUMNS = DIRECTIONS * TEXTURE_BINS
-# The authors' code spreads nine bins over derivatives of 0..0.43 (of an image in 0..1): about what a
-# full step from black to white gives under sigma 0.8.
+# The authors' code spreads nine bins over derivatives of 0..0.43 (of an image in 0..1): about what
+# a full step from black to white gives under sigma 0.8.
 _BINS_PER_LEVEL = (TEXTURE_BINS - 1) / (0.43 * 255)
 
 
@@ -87,7 +87,7 @@ def _count(codes: Any, labels: Any, segments: int) -> Any:
 
 @njit(cache=True, nogil=True)
 def _complete(counts: Any, channels: int) -> None:
-    """Where a plane rises in one direction it has nothing in the opposite one: count that in bin 0."""
+    """Where a plane rises in one direction, bin 0 counts in the opposite one."""
     for s in range(counts.shape[0]):
         for pair in range(4 * channels):
             start = COLOUR_BINS * channels + 2 * TEXTURE_BINS * pair

@@ -1,12 +1,12 @@
 """Felzenszwalb and Huttenlocher's graph-based segmentation (IJCV 2004) of colour planes.
 
-C planes, H height, W width, P = H * W pixels, S segments. Every pixel is joined to its eight neighbours
-by an edge weighing the Euclidean distance of their smoothed colours. Edges are visited from light to
-heavy; two segments a and b are joined where the edge weighs at most
-min(inside(a) + k / |a|, inside(b) + k / |b|), inside() being the heaviest edge a segment was joined by.
+C planes, H height, W width, P = H * W pixels, S segments. Edges between every pixel and its eight
+neighbours weigh the Euclidean distance of their smoothed colours. They are visited from light to
+heavy; one joins its two segments a and b where it weighs at most
+min(inside(a) + k / |a|, inside(b) + k / |b|), inside() being the heaviest edge inside a segment.
 
-Sorting is what costs, so weights are held in steps of 1/64 grey level: then a counting sort is exact,
-and one sorted list of edges serves every k.
+Sorting is what costs, so weights are held in steps of 1/64 grey level: then a counting sort is
+exact, and one sorted list of edges serves every k.
 """
 
 from dataclasses import dataclass
@@ -36,47 +36,6 @@ class Segmentation:
     sizes: npt.NDArray[np.int32]
     boxes: npt.NDArray[np.int32]
     neighbours: npt.NDArray[np.int32]
-
-
-def gaussian_taps(sigma: float) -> npt.NDArray[np.float32]:
-    """Centre and one side of a normalised Gaussian, 4 sigma long as in the authors' code."""
-    taps = np.exp(-0.5 * (np.arange(int(np.ceil(4 * sigma)) + 1) / sigma) ** 2)
-    return (taps / (2 * taps.sum() - taps[0])).astype(np.float32)
-
-
-@njit(cache=True, nogil=True)
-def _smooth(planes: Any, taps: Any) -> Any:
-    channels, height, width = planes.shape
-    radius = taps.shape[0] - 1
-    smoothed = np.empty((channels, height, width), np.float32)
-    row = np.empty(width + 2 * radius, np.float32)
-    for c in range(channels):
-        for y in range(height):
-            line = row[radius : radius + width]
-            line[:] = taps[0] * planes[c, y]
-            for i in range(1, radius + 1):
-                above = planes[c, max(y - i, 0)]
-                below = planes[c, min(y + i, height - 1)]
-                weight = taps[i]
-                for x in range(width):
-                    line[x] += weight * (np.float32(above[x]) + np.float32(below[x]))
-            row[:radius] = line[0]
-            row[radius + width :] = line[width - 1]
-            out = smoothed[c, y]
-            out[:] = taps[0] * line
-            for i in range(1, radius + 1):
-                left = row[radius - i : radius - i + width]
-                right = row[radius + i : radius + i + width]
-                weight = taps[i]
-                for x in range(width):
-                    out[x] += weight * (left[x] + right[x])
-    return smoothed
-
-
-def smooth(planes: npt.NDArray[np.uint8], sigma: float) -> npt.NDArray[np.float32]:
-    """(C, H, W) planes after a Gaussian, the border pixels repeated outwards."""
-    smoothed: npt.NDArray[np.float32] = _smooth(planes, gaussian_taps(sigma))
-    return smoothed
 
 
 @njit(cache=True, nogil=True)
@@ -152,12 +111,12 @@ def _root(parents: Any, pixel: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _possible(edges: Any, begin: int, steps: Any, parents: Any, pairs: Any, positions: Any) -> int:
-    """Writes the ends of a batch of edges, two steps up their trees, but for those known to be joined.
+def _possible(edges: Any, begin: int, steps: Any, parents: Any, pairs: Any, positions: Any) -> Any:
+    """Writes the ends of a batch of edges, two steps up their trees, where these are not the same.
 
-    Without a branch on what is joined, which no processor could predict.
+    Without a branch on what is joined already, which no processor could predict.
     """
-    count = 0
+    count: Any = 0
     for i in range(begin, min(begin + _BATCH, edges.shape[0])):
         pixel = np.uint32(edges[i] >> np.uint32(2))
         other = np.uint32(pixel + steps[edges[i] & np.uint32(3)])

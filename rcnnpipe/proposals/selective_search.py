@@ -1,7 +1,7 @@
 """Selective search (Uijlings et al., IJCV 2013): boxes of regions that grow together.
 
-Several colour spaces times several scales k give initial segmentations; from each, several similarity
-measures give hierarchies of merged regions; the boxes of all of them are ranked.
+Several colour spaces times several scales k give initial segmentations; from each, several
+similarity measures give hierarchies of merged regions; the boxes of all of them are ranked.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from rcnnpipe.proposals import colour, grouping, histograms, segmentation
+from rcnnpipe.proposals import colour, grouping, histograms, segmentation, smoothing
 from rcnnpipe.proposals.grouping import Similarity
 from rcnnpipe.proposals.ranking import Proposed, take_best
 
@@ -47,15 +46,15 @@ def hierarchies(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Boxes (B, 4) x1 y1 x2 y2 and priorities (B,) of all hierarchies of an image (H, W, 3).
 
-    Priority 1 is the region merged last, the whole image, 2 the one merged before it, and so on; the
-    initial segments come once for each segmentation, all with the lowest priority. As in the
+    Priority 1 is the region merged last, the whole image, 2 the one merged before it, and so on;
+    the initial segments come once for each segmentation, all with the lowest priority. As in the
     authors' code.
     """
     area = image.shape[0] * image.shape[1]
     boxes, priorities = [], []
     for name in strategy.colour_spaces:
         planes = colour.COLOUR_SPACES[name](image)
-        smoothed = segmentation.smooth(planes, SIGMA)
+        smoothed = smoothing.smooth(planes, SIGMA)
         edges = segmentation.sorted_edges(smoothed)
         codes = histograms.code(planes, smoothed)
         for k in strategy.scales:
@@ -86,7 +85,6 @@ def propose(
     strategy: Strategy = STRATEGIES["fast"],
     max_boxes: int = 2000,
     min_size: int = 20,
-    resize_width: int | None = None,
 ) -> Proposed:
     """Boxes (R, 4) float32 and scores (R,) float32 of an RGB image (H, W, 3), best first.
 
@@ -96,20 +94,9 @@ def propose(
         strategy: which hierarchies to grow.
         max_boxes: keeps this many of the best; the authors' code keeps all.
         min_size: drops boxes narrower or lower than this, in pixels of the image searched.
-        resize_width: searches the image at this width and maps the boxes back, as Girshick et al.
-            did with 500 for ILSVRC; None, as for VOC, searches it as it is.
     """
-    height, width = image.shape[:2]
-    searched = np.ascontiguousarray(image)
-    if resize_width is not None and resize_width != width:
-        size = (resize_width, max(1, round(height * resize_width / width)))
-        searched = np.asarray(Image.fromarray(searched).resize(size, Image.Resampling.BICUBIC))
-    boxes, priorities = hierarchies(searched, strategy)
-    proposed = take_best(boxes, priorities, generator, max_boxes, min_size)
-    if searched.shape != image.shape:
-        scale = np.array([width / searched.shape[1], height / searched.shape[0]] * 2)
-        return Proposed((proposed.boxes * scale).astype(np.float32), proposed.scores)
-    return proposed
+    boxes, priorities = hierarchies(np.ascontiguousarray(image), strategy)
+    return take_best(boxes, priorities, generator, max_boxes, min_size)
 
 
 @lru_cache(maxsize=1)
