@@ -114,7 +114,8 @@ def best_f1(curve: Curve) -> OperatingPoint | None:
     if not len(where):
         return None
     precision, recall = curve.precision[where], curve.recall[where]
-    f1 = 2 * precision * recall / (precision + recall)
+    # 2 TP / (detections + positives): whole numbers, so that equal values compare equal
+    f1 = 2 * np.rint(recall * curve.positives) / (where + 1 + curve.positives)
     best = int(np.argmax(f1))
     return OperatingPoint(
         score=float(curve.scores[where[best]]),

@@ -36,14 +36,15 @@ def encode_masks(segments: tuple[Any, ...], sizes: Integers, owner: str) -> list
             raise DataError(f"{owner} number {number} has no mask; evaluate boxes instead")
         try:
             encoded = rle.segmToRle(segment, int(width), int(height))
+            size = tuple(encoded["size"])
         except Exception as error:  # the extension raises whatever it meets
             raise DataError(
                 f"the segmentation of {owner} number {number} cannot be read ({error})"
             ) from None
-        if tuple(encoded["size"]) != (height, width):
+        if size != (height, width):
             raise DataError(
-                f"the mask of {owner} number {number} is {encoded['size'][0]} x "
-                f"{encoded['size'][1]} pixels, its image {height} x {width}; masks must cover the "
+                f"the mask of {owner} number {number} is {' x '.join(map(str, size))} "
+                f"pixels, its image {height} x {width}; masks must cover the "
                 "original image"
             )
         masks.append(encoded)

@@ -204,9 +204,7 @@ def main() -> None:
             )
             figures[tool] = json.loads(run.stdout)
     ours = figures["rcnnpipe"]
-    print(
-        f"{options.images} images, {options.classes} classes, {options.detections} detections each\n"
-    )
+    print(f"{options.images} images, {options.classes} classes, {options.detections} found each\n")
     print(
         "| tool | load s | evaluate s | times ours | memory MB | peak of process MB | differs by |"
     )
