@@ -107,16 +107,18 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     network = build_network(model.architecture, model.tensors).to(device).eval()
     inputs: dict[str, Any] = {"data": dataset, "model": model.header}
     proposals = proposals_for(options["proposals"], dataset, options["max_proposals"], inputs)
+    # Images without annotations are still looked at for the classes the network knows.
+    names = dataset.classes if len(dataset.classes) > 1 else model.header.classes
     header = make_header(
         "features",
         stage="extract-features",
         version=VERSION,
         settings=stage_settings(ctx) | {"device": device.type},
         inputs=inputs,
-        classes=dataset.classes,
+        classes=names,
         software=["torch", "torchvision"],
     )
-    classes = len(dataset.classes) - 1
+    classes = len(names) - 1
     sizes = {name: network.layer_sizes[name] for name in _known(layers, network.layer_names)}
     policy = Policy(difficult=options["difficult"], crowd=options["crowd"])
     described = [

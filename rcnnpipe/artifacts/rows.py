@@ -161,7 +161,7 @@ class RowWriter:
         assert self.done < len(self._image_ids), "more images than announced"
         for number, column in enumerate(self._columns):
             values = np.ascontiguousarray(rows[column.name], column.dtype)
-            for chunk in column.cut(values.reshape(-1, *column.row_shape)):
+            for chunk in column.cut(values.reshape(len(values), *column.row_shape)):
                 job = self._pool.submit(self._codec.pack, chunk)
                 self._waiting.append((column, job))
                 self._submitted[number] += 1
