@@ -20,7 +20,8 @@ from torch import Tensor
 
 _log = logging.getLogger(__name__)
 _NAME = "checkpoint.npz"
-_STATE = "state.json"  # the text's name among the tensors
+_STATE = "state.json"
+_PREFIX = "tensors/"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
         state: JSON values.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    arrays: dict[str, Any] = {}
+    for name, value in tensors.items():
+        arrays[_PREFIX + name] = value.detach().cpu().numpy()
     arrays[_STATE] = np.frombuffer(json.dumps(dict(state)).encode(), np.uint8)
     fresh = folder / (_NAME + ".new")
     try:
@@ -66,10 +69,11 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             state = json.loads(arrays[_STATE].tobytes())
             names = [name for name in arrays.files if name != _STATE]
-            return Checkpoint({name: torch.from_numpy(arrays[name]) for name in names}, state)
+            tensors = {n.removeprefix(_PREFIX): torch.from_numpy(arrays[n]) for n in names}
+            return Checkpoint(tensors, state)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         _log.warning("%s is damaged (%s): starting anew", path, error)
         return None
