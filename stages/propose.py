@@ -190,7 +190,7 @@ def _proposer(
     elif method == "selectivesearch":
         proposer = partial(adapters.selectivesearch_package, **limits)
     elif method.startswith("opencv-"):
-        mode = method.removeprefix("opencv-")
+        mode: Any = method.removeprefix("opencv-")
         proposer = partial(adapters.opencv, mode=mode, **limits)
     if options["resize_width"] is not None:
         proposer = partial(propose_at_width, proposer=proposer, width=options["resize_width"])
