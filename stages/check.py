@@ -75,7 +75,7 @@ def command(
     threads = cores() if workers is None else workers
     for found in track(check_images(images, threads), len(images), "check"):
         faults += found
-    faults += check_objects(images)
+    faults += check_objects(splits)
     faults += check_set(recipe, splits)
     faults = sorted(dict.fromkeys(faults), key=lambda fault: fault.severity != ERROR)
     figures = {name or "all": statistics(parsed) for name, parsed in splits.items()}

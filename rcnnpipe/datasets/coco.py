@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rcnnpipe.datasets.faults import Fault
-from rcnnpipe.datasets.parsed import Box, Parsed, ParsedImage, ParsedObject, flag, number
+from rcnnpipe.datasets.parsed import NO_SIZE, Box, Parsed, ParsedImage, ParsedObject, flag, number
 from rcnnpipe.datasets.paths import Outside, locate
 from rcnnpipe.datasets.recipe import Recipe
 from rcnnpipe.errors import DataError
@@ -99,6 +99,8 @@ def _images(
         height, width = number(entry.get("height")), number(entry.get("width"))
         if 1 <= height < 1e9 and 1 <= width < 1e9:
             image.size = int(height), int(width)
+        else:
+            faults.append(Fault("missing-size", NO_SIZE, image.image_id))
         name = str(entry.get("file_name", ""))
         try:
             image.path = locate(folder, name, recipe.follow_links)

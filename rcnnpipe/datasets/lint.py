@@ -42,9 +42,9 @@ def parse_splits(recipe: Recipe, splits: Iterable[str]) -> tuple[Splits, list[Fa
 
 
 def unique_images(splits: Splits) -> list[ParsedImage]:
-    """Every image with a file once, though several splits have it."""
+    """Every image with a file once, though several splits have it and say the same of it."""
     images = {
-        (image.image_id, image.path): image
+        (image.image_id, image.path, image.size): image
         for parsed in splits.values()
         for image in parsed.images
         if image.path is not None
@@ -92,9 +92,9 @@ def _size_fault(image: ParsedImage, size: tuple[int, int]) -> Fault:
     return Fault("size-mismatch", message, image.image_id)
 
 
-def check_objects(images: Iterable[ParsedImage]) -> Iterator[Fault]:
+def check_objects(splits: Splits) -> Iterator[Fault]:
     """Masks and keypoints that the reader leaves to their users."""
-    for image in images:
+    for image in (image for parsed in splits.values() for image in parsed.images):
         for obj in image.objects:
             if obj.segment is not None and image.size is not None:
                 fault = _segment_fault(image, obj, image.size)

@@ -111,7 +111,9 @@ def clip_polygon(polygon: Outline, size: tuple[int, int]) -> Outline:
             before = polygon[place - 1]
             if (depth[place] >= 0) != (depth[place - 1] >= 0):
                 share = depth[place - 1] / (depth[place - 1] - depth[place])
-                kept.append(before + share * (point - before))
+                crossing = before + share * (point - before)
+                crossing[axis] = limit  # exactly
+                kept.append(crossing)
             if depth[place] >= 0:
                 kept.append(point)
         polygon = np.array(kept).reshape(-1, 2)

@@ -13,6 +13,7 @@ from typing import Any
 from rcnnpipe.datasets.faults import Fault
 
 Box = tuple[float, float, float, float]
+NO_SIZE = "the annotation has no image size; the file's header is used"
 
 
 @dataclass(slots=True)

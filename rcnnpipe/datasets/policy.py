@@ -67,5 +67,4 @@ def training_labels(
     crowd: Treatment = TRAINING.crowd,
 ) -> npt.NDArray[np.int64]:
     """Labels (G,) as training sees them: 1..K, -1 to ignore, 0 for what is as if not annotated."""
-    truth, ignored = roles(record, Policy(difficult, truncated, crowd))
-    return np.select([truth, ignored], [record.labels, -1], 0)
+    return labels_under(record, Policy(difficult, truncated, crowd))

@@ -26,7 +26,7 @@ def validate(parsed: Parsed, recipe: Recipe, *, need_images: bool = True) -> Non
     declared = set(parsed.classes)
     for image in parsed.images:
         if image.size is None:
-            _fill_size(image, parsed.faults, said=recipe.format in ("voc", "coco"))
+            _fill_size(image, parsed.faults)
         for obj in image.objects:
             if obj.name and obj.name not in declared:
                 _note(parsed, "unknown-class", f"class {obj.name!r} is not declared", image, obj)
@@ -81,8 +81,8 @@ def _check_classes(parsed: Parsed) -> None:
             parsed.faults.append(Fault("similar-class", message))
 
 
-def _fill_size(image: ParsedImage, faults: list[Fault], *, said: bool) -> None:
-    """The size the annotation leaves unsaid, from the file; ``said``: the format should have it."""
+def _fill_size(image: ParsedImage, faults: list[Fault]) -> None:
+    """The size the annotation leaves unsaid, from the file."""
     if image.path is None:
         if not any(fault.image_id == image.image_id for fault in faults):
             message = "its size is neither annotated nor, without a file, to be had"
@@ -92,10 +92,6 @@ def _fill_size(image: ParsedImage, faults: list[Fault], *, said: bool) -> None:
         image.size = image_size(image.path)
     except DataError as error:
         faults.append(Fault("unreadable-image", str(error), image.image_id))
-        return
-    if said:
-        message = "the annotation has no image size; the file's header is used"
-        faults.append(Fault("missing-size", message, image.image_id))
 
 
 def _check_box(parsed: Parsed, image: ParsedImage, obj: ParsedObject) -> None:

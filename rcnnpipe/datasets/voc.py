@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from rcnnpipe.datasets.faults import Fault
-from rcnnpipe.datasets.parsed import Box, Parsed, ParsedImage, ParsedObject, flag, number
+from rcnnpipe.datasets.parsed import NO_SIZE, Box, Parsed, ParsedImage, ParsedObject, flag, number
 from rcnnpipe.datasets.paths import Outside, by_stem, check_link, files_below, locate
 from rcnnpipe.datasets.recipe import Recipe
 from rcnnpipe.errors import DataError
@@ -112,9 +112,10 @@ class _Reader:
         root = self._root(name)
         if root is not None:
             image.size = self._size(root)
-            number_of_object = 0
-            for number_of_object, element in enumerate(root.iterfind("object"), 1):
-                image.objects.append(self._object(name, str(number_of_object), element))
+            if image.size is None:
+                self._fault("missing-size", NO_SIZE, name)
+            for place, element in enumerate(root.iterfind("object"), 1):
+                image.objects.append(self._object(name, str(place), element))
         image.path = self._file(name, root)
         return image
 
