@@ -19,6 +19,7 @@ STAGES = {
     "train-bbox-reg": "Ridge regression from features to better boxes.",
     "detect": "Score, refine and suppress regions: detections.",
     "evaluate": "Average precision of detections, recall of proposals.",
+    "compare": "One table of what several systems reached.",
     "inspect": "What an artifact holds and where it came from.",
     "show": "Draw ground truth, proposals, detections and mistakes on images.",
     "export": "Write detections or models in the formats of other tools.",
