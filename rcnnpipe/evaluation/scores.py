@@ -235,8 +235,8 @@ def _notes(truth: Truth, results: Results, objects: Sequence[int]) -> list[str]:
     crowds, ignored = int(truth.crowd.sum()), int(truth.ignored.sum())
     if ignored:
         notes.append(
-            f"{ignored} objects are ignored ({crowds} crowds, {ignored - crowds} difficult): "
-            "neither missed when not found nor false when found"
+            f"ignored, neither missed when not found nor false when found: {crowds} crowd and "
+            f"{ignored - crowds} difficult objects"
         )
     if not len(results.scores):
         notes.append("there are no detections at all")
