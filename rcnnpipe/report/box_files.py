@@ -26,7 +26,7 @@ def write_npz(path: Path, proposals: Proposals) -> None:
 
 
 def write_json(path: Path, proposals: Proposals) -> None:
-    """``{"IMAGE_ID": {"boxes": [[x1, y1, x2, y2], ...], "scores": [...]}, ...}``.
+    """``{"IMAGE_ID": [[x1, y1, x2, y2, score], ...], ...}``, an image a line.
 
     Coordinates are continuous and 0-based, as in the artifact.
     """
@@ -34,10 +34,7 @@ def write_json(path: Path, proposals: Proposals) -> None:
         separator = "{\n"
         for image, image_id in enumerate(proposals.image_ids):
             rows = rows_of(proposals.offsets, image)
-            entry = {
-                "boxes": proposals.boxes[rows].tolist(),
-                "scores": proposals.scores[rows].tolist(),
-            }
+            entry = np.column_stack((proposals.boxes[rows], proposals.scores[rows])).tolist()
             file.write(f"{separator}{json.dumps(image_id)}: {json.dumps(entry)}")
             separator = ",\n"
         file.write("\n}\n" if proposals.image_ids else "{}\n")

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from rcnnpipe.artifacts.model import read_model
 from rcnnpipe.artifacts.proposals import read_proposals
 from rcnnpipe.errors import SettingError
+from rcnnpipe.proposals.boxfiles import read_box_file
+from rcnnpipe.ragged import rows_of
 from rcnnpipe.report.box_files import write_json, write_npz
 from rcnnpipe.report.weight_files import write_safetensors
 from tests import artifacts_made as made
@@ -34,9 +37,24 @@ def test_json_holds_boxes_by_image(tmp_path: Path) -> None:
     write_json(tmp_path / "p.json", proposals)
     entries = json.loads((tmp_path / "p.json").read_text())
     assert tuple(entries) == ids
-    assert entries["empty"] == {"boxes": [], "scores": []}
-    boxes = np.concatenate([np.reshape(entries[i]["boxes"], (-1, 4)) for i in ids])
-    np.testing.assert_array_equal(boxes.astype(np.float32), proposals.boxes)
+    assert entries["empty"] == []
+    rows = np.concatenate([np.reshape(entries[image_id], (-1, 5)) for image_id in ids])
+    np.testing.assert_array_equal(rows[:, :4].astype(np.float32), proposals.boxes)
+    np.testing.assert_array_equal(rows[:, 4].astype(np.float32), proposals.scores)
+
+
+@pytest.mark.parametrize("write", [write_npz, write_json])
+def test_both_can_be_taken_in_again(write: Any, tmp_path: Path) -> None:
+    proposals = read_proposals(made.make_proposals(tmp_path / "p.h5"))
+    path = tmp_path / ("p.npz" if write is write_npz else "p.json")
+    write(path, proposals)
+    found = read_box_file(path)
+    assert tuple(found.by_name) == proposals.image_ids
+    for number, values in enumerate(found.by_name.values()):
+        rows = rows_of(proposals.offsets, number)
+        np.testing.assert_array_equal(values[:, :4].astype(np.float32), proposals.boxes[rows])
+        if len(values):
+            np.testing.assert_array_equal(values[:, 4].astype(np.float32), proposals.scores[rows])
 
 
 def test_no_image_at_all(tmp_path: Path) -> None:
