@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rcnnpipe.artifacts import detections, features, proposals
+from rcnnpipe.artifacts.bbox_reg import write_bbox_reg
 from rcnnpipe.artifacts.model import write_model
 from rcnnpipe.artifacts.rows import RowWriter
-from rcnnpipe.artifacts.store import Header, Identified, make_header, write_artifact
+from rcnnpipe.artifacts.store import Header, Identified, make_header
+from rcnnpipe.artifacts.svm import write_svm
 from rcnnpipe.ragged import offsets_of, rows_of
 
 Array = np.ndarray[Any, Any]
@@ -157,22 +159,32 @@ def make_model(path: Path, *, seed: int = 0, **replaced: Any) -> Path:
     return path
 
 
-def make_svm(path: Path, *, seed: int = 0) -> Path:
-    """An SVM file: one row of weights (D) and one bias a class."""
+def make_svm(path: Path, *, seed: int = 0, **replaced: Any) -> Path:
+    """An SVM file on ``fc7``; keywords replace weights, bias, or the figures of the training."""
     random = np.random.default_rng(seed)
-    arrays = {
-        "weights": random.normal(size=(len(CLASSES) - 1, DEPTH)).astype(np.float32),
-        "bias": random.normal(size=len(CLASSES) - 1).astype(np.float32),
+    classes = len(CLASSES) - 1
+    columns: dict[str, Any] = {
+        "weights": random.normal(size=(classes, DEPTH)).astype(np.float32),
+        "bias": random.normal(size=classes).astype(np.float32),
+        "report": {"positives": np.arange(classes) + 5},
     }
-    write_artifact(path, header("svm"), arrays, {"layer": "fc7", "scale": 0.5})
+    write_svm(path, header("svm"), layer="fc7", scale=0.5, **(columns | replaced))
     return path
 
 
-def make_bbox_reg(path: Path, *, seed: int = 0) -> Path:
-    """A box regression file: weights (K, D, 4)."""
+def make_bbox_reg(path: Path, *, seed: int = 0, **replaced: Any) -> Path:
+    """A box regression file on ``pool5``, without whitening; keywords replace its columns."""
     random = np.random.default_rng(seed)
-    weights = random.normal(size=(len(CLASSES) - 1, DEPTH, 4)).astype(np.float32)
-    write_artifact(path, header("bbox-reg"), {"weights": weights}, {"layer": "pool5"})
+    classes = len(CLASSES) - 1
+    columns: dict[str, Any] = {
+        "weights": random.normal(size=(classes, DEPTH, 4)).astype(np.float32),
+        "bias": random.normal(size=(classes, 4)).astype(np.float32),
+        "mean": np.zeros((classes, 4)),
+        "whitening": np.tile(np.eye(4), (classes, 1, 1)),
+        "report": {"examples": np.arange(classes) + 5},
+    }
+    settings: dict[str, Any] = {"layer": "pool5", "scale": 0.5, "pixel": 1.0}
+    write_bbox_reg(path, header("bbox-reg"), **(settings | columns | replaced))
     return path
 
 

@@ -78,6 +78,7 @@ def inspect(path: Path, rows: int = 5, budget: int | None = BUDGET_BYTES) -> Ins
             first = _first_rows(datasets, header, table, rows)
         elif header.kind in ("svm", "bbox-reg"):
             first = _rows_of_classes(datasets, header, rows)
+            warnings += _untrained(file, header)
         return Inspection(
             path=path,
             file_bytes=path.stat().st_size,
@@ -101,12 +102,20 @@ def _rows_of(path: Path, file: h5py.File) -> regions.Rows:
     return regions.Rows(ids, sizes, offsets)
 
 
+def _untrained(file: h5py.File, header: Header) -> list[str]:
+    """Classes whose weights are 0 throughout: there was nothing to train them by."""
+    weights = np.asarray(file["weights"][()])
+    empty = np.flatnonzero(~weights.reshape(len(weights), -1).any(axis=1)).tolist()
+    return [f"class {header.classes[row + 1]} was not trained: its weights are 0" for row in empty]
+
+
 def _column_warnings(columns: tuple[Column, ...]) -> list[str]:
     found = []
     for column in columns:
         read = f"{column.rows_read} rows read" if column.is_sample else "rows"
-        if column.not_numbers or column.infinite:
-            what = f"{column.not_numbers} NaN and {column.infinite} infinite values"
+        infinite = 0 if column.name == "bias" else column.infinite  # -inf: class not trained
+        if column.not_numbers or infinite:
+            what = f"{column.not_numbers} NaN and {infinite} infinite values"
             found.append(f"{column.name} holds {what}")
         if not column.name.startswith("layers/") or not column.rows_read:
             continue
@@ -141,7 +150,8 @@ def _first_rows(
         {"image": table.ids[image]} for image in table.images_of(head).tolist()
     ]
     for name, dataset in datasets.items():
-        if name in ("offsets", "sizes", "image_ids") or len(dataset) != table.offsets[-1]:
+        per_row = dataset.ndim > 0 and len(dataset) == table.offsets[-1]
+        if name in ("offsets", "sizes", "image_ids") or not per_row:
             continue
         for row, value in zip(chosen, dataset[head], strict=True):
             row[name] = _shown(value)
