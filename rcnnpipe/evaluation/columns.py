@@ -136,8 +136,9 @@ def results_of(
     faulty = np.flatnonzero(~(np.isfinite(scores) & np.isfinite(boxes).all(axis=1)))
     if len(faulty):
         raise DataError(
-            f"{len(faulty)} detections have a score or a box that is not a finite number, the "
-            f"first in image {truth.image_ids[images[faulty[0]]]}; run the detector again"
+            "there are detections with a score or a box that is not a finite number "
+            f"({len(faulty)}), the first in image {truth.image_ids[images[faulty[0]]]}; run the "
+            "detector again"
         )
     extents = extents_of(boxes)
     return Results(

@@ -129,7 +129,7 @@ def image_numbers(truth: Truth) -> dict[str, int]:
 def refuse_image(path: Path, image_id: str, count: int, truth: Truth) -> None:
     """Raise the error of detections on images that the data set does not have."""
     raise DataError(
-        f"{path} has {count} detections on images the data set does not have, the first on "
+        f"{path} has detections on images the data set does not have ({count}), the first on "
         f"'{image_id}', while its ids are like '{truth.image_ids[0]}'; evaluate on the split the "
         "detector was run on"
     )
@@ -148,7 +148,7 @@ def _boxes(
     inverted = np.flatnonzero((stated[:, 2:] < 0).any(axis=1))
     if len(inverted):
         raise DataError(
-            f"{path}: {len(inverted)} boxes have a negative width or height, the first in image "
+            f"{path} has boxes of negative width or height ({len(inverted)}), the first in image "
             f"{rows[inverted[0]]['image_id']}; bbox is x, y, width, height"
         )
     boxes = stated.copy()

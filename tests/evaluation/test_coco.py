@@ -117,6 +117,21 @@ def test_no_detections_is_zero_and_no_objects_is_nothing() -> None:
     assert np.isnan(scores.per_class()[-1])  # the class without objects
 
 
+def test_sizes_include_both_ends() -> None:
+    """An object of exactly 32 x 32 is small and medium."""
+    made = truth([(0, 1, (0, 0, 32, 32))])
+    found = results(made, [(0, 1, 0.9, (0, 0, 32, 32))])
+    scores = evaluate_coco(made, found)
+    assert scores.average_recall(area="small") == scores.average_recall(area="medium") == 1
+    assert np.isnan(scores.average_recall(area="large"))
+
+
+def test_threshold_of_one_allows_for_rounding() -> None:
+    made = truth([(0, 1, (0, 0, 1e6, 1e6))])
+    found = results(made, [(0, 1, 0.9, (0, 0, 1e6, 1e6 - 1e-5))])
+    assert evaluate_coco(made, found, CocoRules(thresholds=(1.0,))).average_recall() == 1
+
+
 def test_own_caps_and_sizes() -> None:
     made, found = drawn(2)
     scores = evaluate_coco(made, found, CocoRules(areas=("all",), caps=(3, 300)))

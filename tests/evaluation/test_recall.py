@@ -24,6 +24,14 @@ def test_worked_example() -> None:
     np.testing.assert_allclose(covered.own[0], [0.851852, 0], atol=5e-7)
 
 
+def test_of_equal_overlaps_the_first_object_is_served_first() -> None:
+    """Both objects overlap the first proposal by .5; only the second has another."""
+    made = truth([(0, 1, (0, 0, 10, 10)), (0, 1, (10, 0, 20, 10))])
+    boxes = np.array([(0, 0, 20, 10), (16, 0, 20, 10)])
+    covered = evaluate_proposals(made, boxes, np.array([0, 2]), (2,))
+    np.testing.assert_allclose(covered.own[0], [0.5, 0.4])
+
+
 def test_threshold_that_is_no_float_is_reached_exactly() -> None:
     """An arange of thresholds holds .8500000000000003, which an overlap of .85 fails."""
     made = truth([(0, 1, (0, 0, 100, 100))])
