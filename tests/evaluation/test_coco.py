@@ -127,8 +127,8 @@ def test_sizes_include_both_ends() -> None:
 
 
 def test_threshold_of_one_allows_for_rounding() -> None:
-    made = truth([(0, 1, (0, 0, 1e6, 1e6))])
-    found = results(made, [(0, 1, 0.9, (0, 0, 1e6, 1e6 - 1e-5))])
+    made = truth([(0, 1, (0, 0, 1e4, 1e4))])
+    found = results(made, [(0, 1, 0.9, (0, 0, 1e4, 1e4 - 1e-7))])
     assert evaluate_coco(made, found, CocoRules(thresholds=(1.0,))).average_recall() == 1
 
 
