@@ -18,6 +18,7 @@ from rcnnpipe.datasets.outlines import (
 )
 from rcnnpipe.datasets.records import Dataset
 from rcnnpipe.datasets.scenes import LEAST_VISIBLE, draw_scene
+from rcnnpipe.datasets.shapes import COUNTS as COUNTS_OF_SETS
 from rcnnpipe.datasets.shapes import draw_set, is_drawn
 from rcnnpipe.errors import DataError
 from rcnnpipe.images import read_image
@@ -165,3 +166,13 @@ def test_a_killed_drawing_starts_anew(tmp_path: Path) -> None:
     assert not (tmp_path / "s.partial").exists()
     document = json.loads((whole / "annotations" / "instances_train.json").read_text())
     assert [category["name"] for category in document["categories"]] == list(OTHER_SHAPES)
+
+
+@pytest.mark.parametrize("name", ["shapes", "shapes-pretrain"])
+def test_the_recipe_in_the_repository_reads_it(tmp_path: Path, name: str) -> None:
+    recipe = Path(__file__).parents[2] / "data" / f"{name}.yaml"
+    (tmp_path / recipe.name).write_text(recipe.read_text())
+    counts = dict.fromkeys(COUNTS_OF_SETS[name], 1)
+    drawn(tmp_path / name, name=name, counts=counts)
+    for split in counts:
+        assert len(open_dataset(tmp_path / recipe.name, split).records) == 1
