@@ -126,11 +126,14 @@ def _too_large(path: str | Path) -> str:
 def _orientation(image: Image.Image) -> int:
     # Pillow decodes a whole PNG to look for EXIF behind the pixels; that is only done where
     # something stands there.
-    if image.format == "PNG" and not _png_tail(image):
-        exif = Image.Image.getexif(image)
-    else:
-        exif = image.getexif()
-    return int(exif.get(_ORIENTATION, 1))
+    try:
+        if image.format == "PNG" and not _png_tail(image):
+            exif = Image.Image.getexif(image)
+        else:
+            exif = image.getexif()
+        return int(exif.get(_ORIENTATION, 1))
+    except Exception:  # a broken EXIF block: viewers show the image as it is stored
+        return 1
 
 
 def _png_tail(image: Image.Image) -> bool:

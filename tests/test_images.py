@@ -142,6 +142,13 @@ def test_the_pixels_are_the_callers_own(tmp_path: Path) -> None:
     assert pixels.flags.writeable
 
 
+def test_a_broken_exif_block_is_passed_over(tmp_path: Path) -> None:
+    for number, block in enumerate((b"`M\0*\0\0\0\x08", b"MM\0*\0\0\0\x08\0\x09", b"")):
+        path = tmp_path / f"{number}.jpg"
+        Image.fromarray(UPRIGHT).save(path, exif=b"Exif\0\0" + block)
+        assert image_size(path) == read_image(path).shape[:2] == (16, 32)
+
+
 def noise() -> npt.NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from faster_coco_eval.core import mask as coco_mask
 
+from rcnnpipe.datasets.parsed import number
 from rcnnpipe.errors import DataError
 
 Rle = dict[str, Any]  # {"size": [height, width], "counts": bytes}
@@ -55,14 +56,14 @@ def segment_problem(segment: Any, size: tuple[int, int]) -> str | None:
     for polygon in segment:
         if not isinstance(polygon, list) or len(polygon) % 2 or len(polygon) < 6:
             return "a polygon needs an even number of coordinates, three points at least"
-        if not all(isinstance(c, (int, float)) and math.isfinite(c) for c in polygon):
+        if not all(isinstance(c, (int, float)) and math.isfinite(number(c)) for c in polygon):
             return "a polygon's coordinate is no finite number"
     return None
 
 
 def _rle_problem(rle: Mapping[str, Any], size: tuple[int, int]) -> str | None:
     counts = rle.get("counts")
-    if list(rle.get("size", ())) != list(size):
+    if rle.get("size") not in (list(size), tuple(size)):
         return f"its RLE is of size {rle.get('size')}, the image of {list(size)}"
     if isinstance(counts, list):
         whole = all(isinstance(count, int) and count >= 0 for count in counts)

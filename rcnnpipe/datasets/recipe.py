@@ -143,6 +143,8 @@ def _read_yaml(path: Path) -> Recipe:
         raise DataError(f"recipe {path}{line} is not YAML: {what}") from error
     if not isinstance(entries, dict):
         raise DataError(f"recipe {path} must hold keys and values, such as `format: voc`")
+    if r"\x00" in repr(entries):
+        raise DataError(f"recipe {path} holds a NUL character, which no file name can")
     for key in entries:
         if key not in KEYS:
             close = get_close_matches(str(key), KEYS, 1)

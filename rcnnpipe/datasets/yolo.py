@@ -153,7 +153,7 @@ def _object(
 ) -> ParsedObject:
     label, values = words[0], [number(word) for word in words[1:]]
     written = " ".join(words[1:])[:200]
-    index = int(label) if label.isdigit() else -1
+    index = int(label) if label.isascii() and label.isdigit() else -1
     known = names is not None and 0 <= index < len(names)
     name = (
         names[index] if names is not None and known else (label if names is None else f"#{label}")

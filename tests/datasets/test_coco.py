@@ -92,6 +92,7 @@ def test_every_compressed_mask_is_its_own_inverse() -> None:
         ([[1, 2, 3, 4]], "three points"),
         ([[1, 2, 3, 4, 5, 6, 7]], "even number"),
         ([[1, 2, 3, 4, 5, float("nan")]], "finite"),
+        ([[1, 2, 3, 4, 5, 10**400]], "finite"),
         ([], "neither"),
         ("abc", "neither"),
         ({"size": [60, 40], "counts": [2400]}, "is of size"),
@@ -100,6 +101,7 @@ def test_every_compressed_mask_is_its_own_inverse() -> None:
         ({"size": [40, 60], "counts": "zz{{"}, "do not sum"),
         ({"size": [40, 60], "counts": "o"}, "do not sum"),
         ({"size": [40, 60]}, "no counts"),
+        ({"size": 7, "counts": [2400]}, "is of size 7"),
     ],
 )
 def test_broken_masks_are_refused(segment: Any, problem: str) -> None:

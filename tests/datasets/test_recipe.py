@@ -75,6 +75,7 @@ def test_a_whole_recipe(tmp_path: Path) -> None:
         ("qqq: 1\n", "unknown key 'qqq'; the keys are name, format"),
         ("format: vco\n", "format: 'vco' is not known; did you mean 'voc'?"),
         ("format: voc\ncoordinates: zero\n", "choose from one-based, zero-based, edges"),
+        ('root: "\\0"\n', "NUL character"),
         ("root: nowhere\n", "its root .*nowhere is no folder"),
         ("format: voc\nclasses: [a, a]\n", "names 'a' twice"),
         ("format: voc\nclasses: [background]\n", "must not name the background"),

@@ -69,6 +69,7 @@ def test_names_as_a_mapping_or_not_at_all(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("0 0.5 0.5 0.5", "image a, annotation 1: line 1 is not"),
+        ("\u00b2 0.5 0.5 0.5 0.5", "line 1 is not"),
         ("cat 0.5 0.5 0.5 0.5", "line 1 is not"),
         ("2 0.5 0.5 0.5 0.5", "class '#2' is not declared"),
         ("0 0.5 0.5 0 0.5", "has no area"),
