@@ -32,7 +32,8 @@ class ImageRows:
     Attributes:
         first: number of its first row in the file.
         features: (r, D) as stored, unscaled.
-        overlaps: (r, K) float32, largest IoU with any object of each class.
+        overlaps: (r, K) float32, largest IoU with any object of each class; 1 throughout for
+            regions to ignore, which are nobody's negatives.
     """
 
     first: int
@@ -87,14 +88,19 @@ def positive_rows(features: Features, layer: str, *, difficult: bool = True) -> 
 
 
 def image_rows(features: Features, layer: str) -> Iterator[ImageRows]:
-    """All images in order, read in blocks by a thread that stays ahead of the caller."""
+    """All images in order, read in blocks by a thread that stays ahead of the caller.
+
+    Images without regions may be left out.
+    """
     for start, values in ahead(_blocks(features, layer)):
         position = 0
         image = start
         while position < len(values) or image == start:
             rows = rows_of(features.offsets, image)
             end = position + rows.stop - rows.start
-            yield ImageRows(rows.start, values[position:end], features.overlaps[rows])
+            ignored = features.labels[rows, None] < 0
+            overlaps = np.where(ignored, np.float32(1), features.overlaps[rows])
+            yield ImageRows(rows.start, values[position:end], overlaps)
             position, image = end, image + 1
 
 

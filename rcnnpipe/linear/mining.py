@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rcnnpipe.errors import ArtifactError
+from rcnnpipe.evaluation.curves import average_precision
 from rcnnpipe.linear.cache import ImageRows
-from rcnnpipe.linear.rows import linear_scores, stored
+from rcnnpipe.linear.rows import finite_rows, linear_scores, stored
 from rcnnpipe.linear.store import RowStore
 from rcnnpipe.linear.svm import Examples, Solution
 
@@ -31,9 +32,8 @@ Integers = npt.NDArray[np.int64]
 # n examples, alphas (n,) of the last fit with zeros for what is new -> the minimum
 Solver = Callable[[Examples, Doubles], Solution]
 
-# Bias of a class that could not be trained, with weights of zero: below every score an SVM gives,
-# so that such a class is never chosen, and a finite number, so that JSON can say it.
-UNTRAINED_BIAS = -1e6
+# Bias of a class that could not be trained, whose weights are zero: no threshold lets it through.
+UNTRAINED_BIAS = float("-inf")
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,12 @@ class _Class:
         self.solution = replace(self.solution, scores=self.solution.scores[~easy])
         return places
 
+    def _average_precision(self) -> float:
+        assert self.solution is not None
+        # Negatives first, so that a positive with an equal score counts below them.
+        scores, positive = self.solution.scores[::-1], self.signs()[::-1] > 0
+        return average_precision(scores, positive, self.positives)
+
     def detector(self, width: int) -> Detector:
         """The result, as it is now."""
         if self.solution is None:
@@ -153,7 +159,7 @@ class _Class:
             fits=self.fits,
             objective=self.solution.objective,
             gap=self.solution.gap,
-            average_precision=average_precision(self.solution.scores, self.signs() > 0),
+            average_precision=self._average_precision(),
         )
 
 
@@ -240,25 +246,12 @@ def _join(classes: list[_Class], image: ImageRows, hard: Array, store: RowStore)
 
 def _scores(image: ImageRows, weights: Floats, biases: Floats) -> Floats:
     """Scores (R, K) of an image's regions by the SVMs as they are now."""
-    scores: Floats = linear_scores(stored(image.features), weights, biases)
-    if not np.isfinite(scores).all():
-        row = image.first + int(np.flatnonzero(~np.isfinite(scores).all(1))[0])
+    rows = stored(image.features)
+    finite = finite_rows(rows)
+    if not finite.all():
         raise ArtifactError(
-            f"the features of row {row} hold values that are no finite numbers; look at the file "
-            "with rcnnpipe inspect and extract the features again"
+            f"the features of row {image.first + int(finite.argmin())} hold values that are no "
+            "finite numbers; look at the file with rcnnpipe inspect and extract the features again"
         )
+    scores: Floats = linear_scores(rows, weights, biases)
     return scores
-
-
-def average_precision(scores: Array, positive: npt.NDArray[np.bool_]) -> float:
-    """Area under the precision-recall curve of a ranking, VOC's area rule; ties count as mistakes.
-
-    Args:
-        scores: (n,) higher is better.
-        positive: (n,) what should stand above, at least one.
-    """
-    order = np.lexsort((positive, -scores))  # of equal scores the negatives first
-    hits = positive[order]
-    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(envelope[hits].mean())

@@ -22,7 +22,7 @@ _SUMS = {"reassoc", "contract", "nsz"}
 @njit(cache=True, nogil=True, fastmath=False, forceinline=True)
 def _from_half(stored):  # type: ignore[no-untyped-def]
     # The five exponent bits of a half in the place of float32's eight mean 2^112 less; the product
-    # puts that right, for subnormal numbers too. (Infinity and NaN are refused before.)
+    # puts that right, for subnormal numbers too. (For infinity and NaN see finite_rows.)
     bits = np.uint32(stored)
     sign = (bits & np.uint32(0x8000)) << np.uint32(16)
     shifted = np.uint32(sign | ((bits & np.uint32(0x7FFF)) << np.uint32(13)))
@@ -39,6 +39,31 @@ def _number_compiled(stored):  # type: ignore[no-untyped-def]
     if stored == types.uint16:
         return lambda stored: _from_half(stored)
     return lambda stored: stored
+
+
+def _is_finite(stored: Any) -> bool:
+    """Whether a stored value is neither infinite nor NaN; only compiled code calls it."""
+    raise NotImplementedError
+
+
+@overload(_is_finite, inline="always")
+def _is_finite_compiled(stored):  # type: ignore[no-untyped-def]
+    if stored == types.uint16:
+        return lambda stored: (stored & np.uint16(0x7C00)) != np.uint16(0x7C00)
+    return lambda stored: np.isfinite(stored)
+
+
+@njit(cache=True, nogil=True)
+def finite_rows(rows):  # type: ignore[no-untyped-def]
+    """For each row (S,), whether all its values are finite numbers."""
+    found = np.ones(len(rows), np.bool_)
+    for i in range(len(rows)):
+        row = rows[i]
+        odd = 0
+        for d in range(len(row)):
+            odd += not _is_finite(row[d])
+        found[i] = odd == 0
+    return found
 
 
 @njit(cache=True, nogil=True, fastmath=_SUMS)
