@@ -12,6 +12,7 @@ from rcnnpipe.artifacts.store import Header, open_artifact
 from rcnnpipe.report.inspection import finite
 from rcnnpipe.report.statistics import blocks, datasets_of
 
+ABSENT = "absent"  # stands for a value that one of the files does not have
 _READ_BYTES = 2**20
 
 
@@ -50,7 +51,7 @@ class Comparison:
         first, second: the files.
         same_bytes: they are copies; then nothing else is listed.
         header: name of a root attribute -> its two values, where they differ.
-        settings, inputs, software: key -> its two values, where they differ; None where absent.
+        settings, inputs, software: key -> its two values, where they differ.
         lineage: ancestors of the first file alone, and of the second alone.
         columns: every dataset of either file.
     """
@@ -136,10 +137,11 @@ def _text(value: Any) -> str:
 
 
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    keys = sorted(first.keys() | second.keys())
-    return {
-        key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)
+    pairs = {
+        key: (first.get(key, ABSENT), second.get(key, ABSENT))
+        for key in sorted(first.keys() | second.keys())
     }
+    return {key: (mine, theirs) for key, (mine, theirs) in pairs.items() if mine != theirs}
 
 
 class _Kinds(NamedTuple):

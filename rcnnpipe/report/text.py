@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from rcnnpipe.report.comparison import Comparison
+from rcnnpipe.report.comparison import ABSENT, Comparison
 from rcnnpipe.report.inspection import Inspection
 from rcnnpipe.report.statistics import Column
 
@@ -94,8 +94,8 @@ def comparison_text(found: Comparison) -> str:
     differing = [
         (
             column.name,
-            column.first or "absent",
-            column.second or "absent",
+            column.first or ABSENT,
+            column.second or ABSENT,
             "" if column.differing is None else f"{column.differing} of {column.numbers}",
             column.largest,
             column.where,
@@ -204,7 +204,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, _Number):
         return value
     if isinstance(value, float):
-        return _Number(f"{value:.5g}")
+        whole = value.is_integer() and abs(value) < 1e12
+        return _Number(f"{value:.0f}" if whole else f"{value:.5g}")
     if isinstance(value, int) and not isinstance(value, bool):
         return _Number(value)
     if isinstance(value, list):
@@ -213,10 +214,7 @@ def _cell(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, str):
-        text = value
-    else:
-        text = "absent" if value is None else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 

@@ -58,7 +58,8 @@ def test_nan_equals_nan_and_infinity_is_no_distance(tmp_path: Path) -> None:
 def test_settings_lineage_and_classes(tmp_path: Path) -> None:
     source = made.header("proposals", settings={"method": "sliding"})
     first = made.make_detections(
-        tmp_path / "a.h5", header=made.header("detections", settings={"nms-iou": 0.3, "cap": 100})
+        tmp_path / "a.h5",
+        header=made.header("detections", settings={"nms-iou": 0.3, "cap": 100, "size": None}),
     )
     second = made.make_detections(
         tmp_path / "b.h5",
@@ -67,8 +68,12 @@ def test_settings_lineage_and_classes(tmp_path: Path) -> None:
         ),
     )
     found = compare(first, second)
-    assert found.settings == {"nms-iou": (0.3, 0.5), "cap": (100, None)}
-    assert found.inputs == {"proposals": (None, source.id)}
+    assert found.settings == {
+        "nms-iou": (0.3, 0.5),
+        "cap": (100, "absent"),
+        "size": (None, "absent"),
+    }
+    assert found.inputs == {"proposals": ("absent", source.id)}
     assert found.lineage == ([], [source.id])
     assert set(found.header) == {"id", "classes"}
     assert found.same_values
