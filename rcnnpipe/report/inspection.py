@@ -34,7 +34,8 @@ class Inspection:
         images: how rows spread over images; None for files without images.
         boxes: sizes of the boxes; None without.
         by_class: class -> what is counted -> rows.
-        first_rows: the first rows over all columns, one dictionary each.
+        first_rows: the first rows over all columns, one dictionary each; of an SVM or a box
+            regression one for each class.
         warnings: sentences about what looks wrong.
     """
 
@@ -77,7 +78,7 @@ def inspect(path: Path, rows: int = 5, budget: int | None = BUDGET_BYTES) -> Ins
                 warnings += regions.score_warnings(file["scores"], table, budget)
             first = _first_rows(datasets, header, table, rows)
         elif header.kind in ("svm", "bbox-reg"):
-            first = _rows_of_classes(datasets, header, rows)
+            first = _rows_of_classes(datasets, header)
             warnings += _untrained(file, header)
         return Inspection(
             path=path,
@@ -160,20 +161,19 @@ def _first_rows(
     return chosen
 
 
-def _rows_of_classes(
-    datasets: dict[str, h5py.Dataset], header: Header, rows: int
-) -> list[dict[str, Any]]:
+def _rows_of_classes(datasets: dict[str, h5py.Dataset], header: Header) -> list[dict[str, Any]]:
     """For each class what its regressor or its SVM is: norms of weights, single values."""
     classes = header.classes[1:]
-    chosen: list[dict[str, Any]] = [{"class": name} for name in classes[:rows]]
+    chosen: list[dict[str, Any]] = [{"class": name} for name in classes]
     for name, dataset in datasets.items():
         if dataset.ndim == 0 or len(dataset) != len(classes) or dataset.dtype.kind not in "biuf":
             continue
-        for row, value in zip(chosen, dataset[: len(chosen)], strict=True):
+        for row, value in zip(chosen, dataset[()], strict=True):
+            title = name.removeprefix("report/")
             if np.ndim(value):
-                row[f"norm of {name}"] = float(np.linalg.norm(value.astype(np.float64)))
+                row[f"norm of {title}"] = float(np.linalg.norm(value.astype(np.float64)))
             else:
-                row[name] = _shown(value)
+                row[title] = _shown(value)
     return chosen
 
 

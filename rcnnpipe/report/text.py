@@ -68,7 +68,7 @@ def inspection_text(found: Inspection) -> str:
     lines += _section("Data sets", _columns_table(found.columns))
     lines += _section("Boxes", _boxes_table(found))
     lines += _section("Classes", _classes_table(found.by_class))
-    lines += _section("First rows", _rows_table(found.first_rows))
+    lines += _section("First rows" if found.images else "Each class", _rows_table(found.first_rows))
     lines += _section("Notes", [f"  {note}" for note in _sample_notes(found.columns)])
     lines += _section("Warnings", [f"  {warning}" for warning in found.warnings])
     return "\n".join(lines)

@@ -57,6 +57,15 @@ def test_features_count_objects_and_regions_above_half(tmp_path: Path) -> None:
     }
 
 
+def test_an_svm_has_a_row_for_each_class(tmp_path: Path) -> None:
+    weights = np.zeros((2, made.DEPTH))
+    weights[0, :2] = [3, 4]
+    path = made.make_svm(tmp_path / "svm.h5", weights=weights, bias=np.array([0.5, -1]))
+    cat, dog = inspect(path, rows=1).first_rows
+    assert cat == {"class": "cat", "bias": 0.5, "positives": 5, "norm of weights": 5}
+    assert (dog["class"], dog["norm of weights"]) == ("dog", 0)
+
+
 def faulty_boxes() -> Any:
     boxes = made.boxes_inside(made.SIZES, made.COUNTS, np.random.default_rng(0))
     boxes[1] = [5, 5, 5, 20]  # no width
