@@ -155,7 +155,7 @@ def _draw_detections(picture: Picture, marks: Marks, classes: Sequence[str]) -> 
     boxes, labels, scores = marks.shown()
     # The surest on top.
     for box, label, score in zip(boxes[::-1], labels[::-1], scores[::-1], strict=True):
-        picture.box(box.tolist(), class_colour(int(label)), f"{classes[label]} {score:.2f}")
+        picture.box(box.tolist(), class_colour(int(label)), f"{classes[label]} {score:.3g}")
     total = 0 if marks.scores is None else len(marks.scores)
     return "Detections", f"{len(boxes)} of {total}" + _limits(marks, labels)
 
@@ -163,7 +163,7 @@ def _draw_detections(picture: Picture, marks: Marks, classes: Sequence[str]) -> 
 def _limits(marks: Marks, labels: npt.NDArray[np.int64]) -> str:
     """The thresholds, when few enough to be said."""
     chosen = {(marks.thresholds or {}).get(int(label), 0.0) for label in labels}
-    return f", score {chosen.pop():.2f} or more" if len(chosen) == 1 else ""
+    return f", score {chosen.pop():.3g} or more" if len(chosen) == 1 else ""
 
 
 def _draw_mistakes(
@@ -182,7 +182,7 @@ def _draw_mistakes(
             continue
         words = ""
         if kind != "found":
-            words = f"{kind}: {classes[labels[number]]} {scores[number]:.2f}"
+            words = f"{kind}: {classes[labels[number]]} {scores[number]:.3g}"
         picture.box(boxes[number].tolist(), _COLOURS[kind], words)
     found = judged.kinds.count("found")
     false = len(judged.kinds) - found - len(ignored)
