@@ -1,6 +1,8 @@
 """pretrain: train a classifier for a network to start from."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +25,11 @@ from rcnnpipe.systems.pretraining import PRETRAINING, Pretraining
 
 if TYPE_CHECKING:
     from rcnnpipe.artifacts.store import Header
+    from rcnnpipe.datasets import Record
     from rcnnpipe.models.backbones import Network
     from rcnnpipe.training.classifier import CropSource
     from rcnnpipe.training.distributed import Ranks
+    from rcnnpipe.training.examples import Examples
 
 VERSION = 1
 
@@ -106,6 +110,7 @@ def _pretrain(ctx: click.Context, options: dict[str, Any], ranks: "Ranks") -> st
 
     dataset = open_dataset(options["data"], options["split"])
     examples = examples_of(dataset)
+    held_out = _held_out(options, examples)
     inputs: dict[str, Any] = {"data": dataset}
     network, resolved = _network(options, inputs, len(examples.classes))
     header = make_header(
@@ -134,6 +139,8 @@ def _pretrain(ctx: click.Context, options: dict[str, Any], ranks: "Ranks") -> st
         f"{source.iterations_of_epoch} iterations an epoch"
     )
     _train(options, source, header)
+    if held_out is not None and ranks.first:
+        _validate(options["validate"], replace(source, examples=held_out[0], records=held_out[1]))
     return f"{options['epochs']} epochs"
 
 
@@ -224,24 +231,29 @@ def _train(options: dict[str, Any], source: "CropSource", header: "Header") -> N
     if options["curves"] is not None:
         write_curves(options["curves"], trainer.curves)
     drop_checkpoint(folder)
-    if options["validate"] is not None:
-        _validate(options, source)
 
 
-def _validate(options: dict[str, Any], source: "CropSource") -> None:
-    from dataclasses import replace
-
+def _held_out(
+    options: dict[str, Any], trained: "Examples"
+) -> "tuple[Examples, Sequence[Record]] | None":
+    """Examples and images of the split to validate on, looked at before any work is done."""
     from rcnnpipe.artifacts.store import require_same_classes
     from rcnnpipe.datasets import open_dataset
-    from rcnnpipe.training.classifier import top1
     from rcnnpipe.training.examples import examples_of
 
     split = options["validate"]
+    if split is None:
+        return None
     dataset = open_dataset(options["data"], split)
     examples = examples_of(dataset)
-    names = (f"split {options['split']}", source.examples.classes)
+    names = (f"split {options['split']}", trained.classes)
     require_same_classes(*names, f"split {split}", examples.classes)
-    held_out = replace(source, examples=examples, records=dataset.records)
-    counts = list(top1(source.network, held_out, source.plan.batch_size, source.workers))
+    return examples, dataset.records
+
+
+def _validate(split: str, source: "CropSource") -> None:
+    from rcnnpipe.training.classifier import top1
+
+    counts = list(top1(source.network, source, source.plan.batch_size, source.workers))
     right, total = (sum(count) for count in zip(*counts, strict=True))
     say(f"accuracy on {split}: {right / total:.4f} ({right} of {total})")
