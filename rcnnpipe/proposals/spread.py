@@ -5,6 +5,8 @@ changes a box.
 """
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -53,6 +55,23 @@ def propose_record(proposer: Proposer, record: Record, seed: int) -> Proposed:
         ) from error
 
 
+def _start_process(prepare: Callable[[], object] | None) -> None:
+    """Compile or load what is needed, and end when the process that started this one is killed.
+
+    Otherwise workers would wait for it for ever.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    if prepare is not None:
+        prepare()
+
+
 def propose_all(
     proposer: Proposer,
     records: Sequence[Record],
@@ -83,7 +102,9 @@ def propose_all(
     # Not fork: a forked child of a process with threads may hang.
     kinds = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=prepare or int)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_process, initargs=(prepare,)
+    )
     waiting: deque[tuple[Record, Future[Proposed]]] = deque()
     todo = iter(records)
     try:
