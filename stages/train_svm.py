@@ -183,14 +183,15 @@ def _unused(solver: str) -> list[str]:
 
 
 def _solver(options: dict[str, Any]) -> "Solver":
-    from rcnnpipe.linear.svm import Costs, solve_dual, solve_liblinear
+    from rcnnpipe.linear.svm import ROUGH, Costs, solve_dual, solve_liblinear
 
     costs = Costs(options["cost"], options["positive_weight"], options["bias_feature"])
     seed, tolerance = options["seed"], options["tolerance"]
     if options["solver"] == "liblinear":
-        return lambda examples, alphas: solve_liblinear(examples, costs, seed=seed)
-    return lambda examples, alphas: solve_dual(
-        examples, costs, alphas=alphas, tolerance=tolerance, seed=seed
+        return lambda examples, alphas, last: solve_liblinear(examples, costs, seed=seed)
+    rough = max(tolerance, ROUGH)
+    return lambda examples, alphas, last: solve_dual(
+        examples, costs, alphas=alphas, tolerance=tolerance if last else rough, seed=seed
     )
 
 

@@ -29,8 +29,9 @@ Array = np.ndarray[Any, Any]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-# n examples, alphas (n,) of the last fit with zeros for what is new -> the minimum
-Solver = Callable[[Examples, Doubles], Solution]
+# n examples, alphas (n,) of the last fit with zeros for what is new, whether this fit is the last and
+# must be exact (LIBLINEAR's default, which the authors used, is rough) -> the minimum
+Solver = Callable[[Examples, Doubles, bool], Solution]
 
 # Bias of a class that could not be trained, whose weights are zero: no threshold lets it through.
 UNTRAINED_BIAS = float("-inf")
@@ -117,10 +118,10 @@ class _Class:
         """+1 for the positives, -1 for the negatives (P + M,)."""
         return np.where(np.arange(len(self.places)) < self.positives, 1.0, -1.0)
 
-    def fit(self, solve: Solver, rows: Array, scale: float) -> Solution:
+    def fit(self, solve: Solver, rows: Array, scale: float, last: bool) -> Solution:
         """Fit the SVM to the cache."""
         examples = Examples(rows, self.places, self.signs(), scale)
-        self.solution = solve(examples, self.alphas)
+        self.solution = solve(examples, self.alphas, last)
         if self.solution.alphas is not None:
             self.alphas = self.solution.alphas
         self.added, self.fits = 0, self.fits + 1
@@ -196,8 +197,10 @@ def train_detectors(
     weights = np.zeros((len(classes), width), np.float32)  # the scale is folded in
     biases = np.zeros(len(classes), np.float32)
 
-    def fit(numbers: Sequence[int]) -> None:
-        tasks = pool.map(lambda number: classes[number].fit(solve, store.rows, scale), numbers)
+    def fit(numbers: Sequence[int], last: bool = False) -> None:
+        tasks = pool.map(
+            lambda number: classes[number].fit(solve, store.rows, scale, last), numbers
+        )
         for number, solution in zip(numbers, list(tasks), strict=True):
             weights[number], biases[number] = solution.weights * scale, solution.bias
 
@@ -216,9 +219,8 @@ def train_detectors(
                     store.release(classes[number].evict(rule.easy))
             if joined == 0:
                 break
-        # The authors fit once more at the last image. Where nothing joined since the last fit that
-        # changes nothing: the evicted negatives have no part in the minimum.
-        fit([number for number, one in enumerate(classes) if one.added])
+        # As at the authors' last image, whether or not negatives have joined since the last fit.
+        fit([number for number, one in enumerate(classes) if one.added or one.fits], last=True)
     return [one.detector(width) for one in classes]
 
 
