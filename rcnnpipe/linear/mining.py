@@ -29,8 +29,8 @@ Array = np.ndarray[Any, Any]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-# n examples, alphas (n,) of the last fit with zeros for what is new, whether this fit is the last and
-# must be exact (LIBLINEAR's default, which the authors used, is rough) -> the minimum
+# n examples; alphas (n,) of the last fit, with zeros for what is new; whether this fit is the last
+# and must be exact (LIBLINEAR's default, which the authors used, is rough) -> the minimum
 Solver = Callable[[Examples, Doubles, bool], Solution]
 
 # Bias of a class that could not be trained, whose weights are zero: no threshold lets it through.
@@ -198,10 +198,10 @@ def train_detectors(
     biases = np.zeros(len(classes), np.float32)
 
     def fit(numbers: Sequence[int], last: bool = False) -> None:
-        tasks = pool.map(
-            lambda number: classes[number].fit(solve, store.rows, scale, last), numbers
-        )
-        for number, solution in zip(numbers, list(tasks), strict=True):
+        def one(number: int) -> Solution:
+            return classes[number].fit(solve, store.rows, scale, last)
+
+        for number, solution in zip(numbers, list(pool.map(one, numbers)), strict=True):
             weights[number], biases[number] = solution.weights * scale, solution.bias
 
     with ThreadPoolExecutor(max(1, workers)) as pool:

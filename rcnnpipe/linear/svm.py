@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
-# Tolerance enough for fits between which negatives are mined; LIBLINEAR's default leaves about 1e-2.
+# Enough for fits between which negatives are mined; LIBLINEAR's default leaves about 1e-2.
 ROUGH = 1e-3
 _ROUNDS = 30  # of the dual solver; three or four are usual
 
