@@ -7,6 +7,7 @@ journal in one go, so its bytes do not depend on how often the work was interrup
 whose writer is killed may be unreadable, and one that is appended to differs from one that is not.)
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import h5py
 import numpy as np
@@ -122,6 +123,7 @@ class RowWriter:
         self._codec: Codec = codec_named(compression)
         self._folder = partial_of(path) / f"{header.id}-{compression}"
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self._folder / "lock", path)
         self._columns = [_Column(self._folder, name, *spec) for name, spec in columns.items()]
         self._counts: list[int] = []
         self._pool = ThreadPoolExecutor(max(1, compress_workers))
@@ -150,6 +152,7 @@ class RowWriter:
                 self._drain(0)
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
+            self._lock.close()
             for column in self._columns:
                 column.file.close()
 
@@ -313,6 +316,17 @@ class RowWriter:
         self.done = state["done"]
         total = len(self._image_ids)
         _log.info("going on with %s: %d of %d images were done", self._path, self.done, total)
+
+
+def _locked(file: Path, path: Path) -> TextIO:
+    """Hold a lock until the file is closed or this process ends, however it ends."""
+    held = file.open("w")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.close()
+        raise ArtifactError(f"another process is writing {path}; wait for it or stop it") from None
+    return held
 
 
 def clear_if_empty(partial: Path) -> None:

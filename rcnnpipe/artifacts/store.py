@@ -20,6 +20,8 @@ import numpy as np
 
 from rcnnpipe.errors import ArtifactError
 
+_ZSTD = 32015  # the number of its HDF5 filter
+
 # kind -> (version of its layout, the command that makes one)
 KINDS = {
     "proposals": (1, "rcnnpipe propose"),
@@ -256,6 +258,8 @@ def _checked_header(path: Path, file: h5py.File, kind: str | None) -> Header:
 def _check_sizes(path: Path, file: h5py.File) -> None:
     def check(name: str, node: h5py.Dataset | h5py.Group) -> None:
         if isinstance(node, h5py.Dataset):
+            if _ZSTD in _filters(node):
+                _learn_zstd(path)
             stored = node.id.get_storage_size()
             deflated = node.compression in (None, "gzip") and _filters(node) <= {2, 1}
             ratio = _LARGEST_RATIO if deflated else _LARGEST_RATIO_OF_OTHERS
@@ -263,6 +267,16 @@ def _check_sizes(path: Path, file: h5py.File) -> None:
                 raise ValueError(f"{name} claims {node.nbytes} bytes but stores {stored}")
 
     file.visititems(check)
+
+
+def _learn_zstd(path: Path) -> None:
+    """Register the filter with HDF5, which an import does."""
+    try:
+        import hdf5plugin  # noqa: F401
+    except ImportError:
+        raise ArtifactError(
+            f"{path} is compressed with zstd; run pip install 'rcnnpipe[zstd]' to read it"
+        ) from None
 
 
 def _filters(dataset: h5py.Dataset) -> set[int]:

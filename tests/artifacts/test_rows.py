@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from rcnnpipe.artifacts.rows import RowWriter
-from rcnnpipe.artifacts.store import make_header
+from rcnnpipe.artifacts.store import make_header, open_artifact
+from rcnnpipe.errors import ArtifactError, SettingError
 
 IDS = [f"image-{number}" for number in range(60)]
 SIZES = np.full((60, 2), 100)
@@ -131,3 +132,26 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         run(path)
     assert kills > 0
     assert digest(path) == digest(tmp_path / "whole.h5")
+
+
+def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    with RowWriter(path, HEADER, COLUMNS, IDS, SIZES) as first:
+        first.append(rows(0))
+        with pytest.raises(ArtifactError, match="another process is writing"):
+            RowWriter(path, HEADER, COLUMNS, IDS, SIZES)
+    assert run(path) == 1
+
+
+def test_zstd_is_read_back_or_explained(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    try:
+        import hdf5plugin  # noqa: F401
+        import zstandard  # noqa: F401
+    except ImportError:
+        with pytest.raises(SettingError, match="rcnnpipe\\[zstd\\]"):
+            run(path, compression="zstd")
+        return
+    run(path, compression="zstd")
+    with open_artifact(path, "features") as (_, file):
+        assert len(file["layers/fc7"][()]) == file["offsets"][-1]
