@@ -142,17 +142,19 @@ def test_distinct_rows_by_either_way(scale: float) -> None:
 
 
 @needs_data
-@pytest.mark.parametrize(("name", "least"), [("000004", 0.77), ("001551", 0.77)])
-def test_published_boxes_are_covered(name: str, least: float) -> None:
+@pytest.mark.parametrize("name", ["000004", "001551"])
+def test_published_boxes_are_covered(name: str) -> None:
     """They come from an older build, which even the authors' released code does not repeat."""
     image = read_image(DATA / "ss_reference" / f"{name}.jpg")
     published = loadmat(DATA / "ss_reference" / f"{name}_boxes.mat")["boxes"].astype(float)
     published[:, 2:] += 1  # its last pixel is inside
     large = published[((published[:, 2:] - published[:, :2]) >= 20).all(axis=1)]
     ours = propose(image, generator(0, "propose", name), max_boxes=100_000).boxes
-    assert 0.6 < len(ours) / len(large) < 1.6
-    assert overlap(ours, large).mean() > least
-    assert overlap(large, ours).mean() > least
+    assert 1 < len(ours) / len(large) < 1.6  # 2541 of 2011, 2171 of 1510
+    covered = overlap(ours, large)
+    assert covered.mean() > 0.8  # 0.822, 0.841
+    assert (covered >= 0.5).mean() > 0.95  # 0.976, 0.981
+    assert overlap(large, ours).mean() > 0.75  # 0.774, 0.781
 
 
 def test_compiling_beforehand_is_done_once() -> None:
