@@ -1,0 +1,128 @@
+"""Runs of the command line in processes of their own, to be killed at any moment.
+
+They are forked from one process that has imported everything, so that a run begins to work at
+once: most moments of a fresh one pass with imports, when there is nothing to lose.
+"""
+
+import gc
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+
+class Launcher:
+    """Starts runs, one at a time; a context manager."""
+
+    def __enter__(self) -> "Launcher":
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.robustness.launcher"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            bufsize=0,
+        )
+        assert self._answer(None) == "ready"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.communicate(timeout=30)
+
+    def run(
+        self,
+        words: Sequence[object],
+        log: Path,
+        seconds: float | None = None,
+        watch: Callable[[], object] | None = None,
+    ) -> tuple[int, float]:
+        """Run a command, killed with all its processes after so many seconds.
+
+        Args:
+            words: the command line without the program's name.
+            log: file for what it prints.
+            seconds: None to let it end.
+            watch: called every few milliseconds.
+
+        Returns:
+            The exit code, -9 for a run that was killed, and the seconds it took.
+        """
+        assert self._server.stdin is not None
+        job = {"words": [str(word) for word in words], "log": str(log)}
+        self._server.stdin.write(json.dumps(job).encode() + b"\n")
+        process = int(self._answer(None))
+        started = time.monotonic()
+        while (answer := self._answer(0.002)) == "":
+            if watch is not None:
+                watch()
+            if seconds is not None and time.monotonic() - started > seconds:
+                os.killpg(process, signal.SIGKILL)
+                seconds = None
+        return int(answer), time.monotonic() - started
+
+    def _answer(self, timeout: float | None) -> str:
+        """The server's next line, or nothing when none comes in time."""
+        assert self._server.stdout is not None
+        ready, _, _ = select.select([self._server.stdout], [], [], timeout)
+        return self._server.stdout.readline().decode().strip() if ready else ""
+
+
+def _serve() -> None:
+    import h5py  # noqa: F401
+    import matplotlib.figure  # noqa: F401
+    import sklearn.svm  # noqa: F401
+
+    import rcnnpipe.detection_sources
+    import rcnnpipe.evaluation.scores
+    import rcnnpipe.linear.mining
+    import rcnnpipe.proposals.selective_search
+    import rcnnpipe.report.show
+    import rcnnpipe.training.classifier
+    from rcnnpipe.cli import main
+
+    gc.freeze()  # or every child would copy the memory of all modules
+    print("ready", flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        process = os.fork()
+        if process == 0:
+            os.setsid()
+            for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+                name = os.devnull if number == 0 else job["log"]
+                os.dup2(os.open(name, mode | os.O_CREAT | os.O_APPEND, 0o644), number)
+            _become(main, job["words"])
+        print(process, flush=True)
+        _, status = os.waitpid(process, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+    os._exit(0)
+
+
+def _become(main: Callable[..., object], words: list[str]) -> NoReturn:
+    """Run the command and end at once: an interpreter's end with all modules takes seconds."""
+    code: object = 1
+    try:
+        main(words, prog_name="rcnnpipe")
+    except SystemExit as error:
+        code = error.code or 0
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
+
+
+if __name__ == "__main__":
+    _serve()

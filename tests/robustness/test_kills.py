@@ -1,0 +1,116 @@
+"""Every stage killed at random moments and run again: the same bytes, nothing left, nothing lost.
+
+RCNNPIPE_KILLS says how many kills of each stage must hit it at work (default 2); with
+RCNNPIPE_KILLS_TABLE=FILE a row for each stage is appended to a Markdown table.
+"""
+
+import os
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.robustness.launcher import Launcher
+from tests.robustness.pipeline import Made, commands, out_of, tree
+
+KILLS = int(os.environ.get("RCNNPIPE_KILLS", "2"))
+MOST_IN_A_ROW = 4
+BEFORE = b"the complete file of before"
+STAGES = list(commands(Made(Path())))
+# prepare writes into no folder that holds something, check joins its list to the one of before.
+REPLACING = [stage for stage in STAGES if stage not in ("prepare", "check")]
+
+
+@dataclass
+class Tally:
+    """What became of the runs of one stage."""
+
+    hits: int = 0
+    resumed: int = 0
+    ended: int = 0
+    leftovers: int = 0
+    seconds: float = 0.0
+    moments: list[float] = field(default_factory=list)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_anywhere(stage: str, made: Made, launcher: Launcher, tmp_path: Path) -> None:
+    name, words = commands(made)[stage]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    log, out = tmp_path / "log", killed / name
+    whole.mkdir()
+    started, first = time.monotonic(), []
+
+    def watch() -> None:
+        if not first and any(whole.iterdir()):
+            first.append(time.monotonic() - started)
+
+    command = [*words, out_of(stage)]
+    code, seconds = launcher.run([*command, whole / name], log, watch=watch)
+    assert code == 0, log.read_text()
+    expected = tree(whole)
+    begins = 0.8 * first[0] / seconds if first else 0.0
+    chance = random.Random(f"kill {stage}")
+    tally = Tally(seconds=seconds)
+    round_number = 0
+    while tally.hits < KILLS:
+        assert round_number < 20 + 5 * KILLS, f"{tally}: too few kills hit"
+        keeps = stage in REPLACING and round_number % 2 == 1
+        _prepare(killed, expected if keeps else {})
+        for _ in range(MOST_IN_A_ROW if tally.hits < KILLS else 0):
+            low = begins if chance.random() < 0.75 else 0.0  # most while there is work on disk
+            moment = seconds * chance.uniform(low, 1)
+            code, took = launcher.run([*command, out], log, moment)
+            assert code in (0, -9), log.read_text()
+            _check_files(killed, expected, keeps)
+            if code == 0:
+                seconds = min(seconds, took)  # files are in memory now
+                break
+            tally.hits += 1
+            tally.moments.append(moment / seconds)
+            tally.leftovers += len(tree(killed)) > len(expected) * keeps
+        log.write_bytes(b"")
+        code, _ = launcher.run([*command, out], log)
+        assert code == 0, log.read_text()
+        tally.resumed += "going on" in log.read_text()
+        tally.ended += 1
+        assert tree(killed) == expected
+        assert sorted(path.name for path in killed.iterdir()) == [name]
+        round_number += 1
+    _record(stage, tally)
+
+
+def _prepare(folder: Path, files: dict[str, bytes]) -> None:
+    """An empty folder, or one with other complete files in the places of the output."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    folder.mkdir(exist_ok=True)
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(BEFORE)
+
+
+def _check_files(folder: Path, expected: dict[str, bytes], keeps: bool) -> None:
+    """Whatever stands in the place of an output is whole: the one of before, or the new one."""
+    found = tree(folder)
+    for name, content in expected.items():
+        if keeps:
+            assert found[name] in (BEFORE, content), name
+        else:
+            assert found.get(name, content) == content, name
+
+
+def _record(stage: str, tally: Tally) -> None:
+    path = os.environ.get("RCNNPIPE_KILLS_TABLE")
+    if not path:
+        return
+    moments = f"{min(tally.moments):.0%} to {max(tally.moments):.0%}"
+    anew = tally.ended - tally.resumed
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(
+            f"| {stage} | {tally.seconds:.2f} | {tally.hits} | {moments} | {tally.leftovers} | "
+            f"{tally.ended} | {tally.resumed} | {anew} | yes |\n"
+        )
