@@ -5,8 +5,10 @@ once: most moments of a fresh one pass with imports, when there is nothing to lo
 """
 
 import gc
+import importlib
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -17,6 +19,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
+
+from rcnnpipe.cli import main
+
+# What the stages import, which import everything else.
+MODULES = (
+    "rcnnpipe.detection_sources",
+    "rcnnpipe.evaluation.scores",
+    "rcnnpipe.linear.mining",
+    "rcnnpipe.proposals.selective_search",
+    "rcnnpipe.report.show",
+    "rcnnpipe.training.classifier",
+)
 
 
 class Launcher:
@@ -46,31 +60,31 @@ class Launcher:
         self,
         words: Sequence[object],
         log: Path,
-        seconds: float | None = None,
-        watch: Callable[[], object] | None = None,
+        stop: Callable[[float], bool] = lambda elapsed: False,
+        with_signal: signal.Signals = signal.SIGKILL,
+        largest_file: int | None = None,
     ) -> tuple[int, float]:
-        """Run a command, killed with all its processes after so many seconds.
+        """Run a command to its end, or until all its processes are sent a signal.
 
         Args:
             words: the command line without the program's name.
             log: file for what it prints.
-            seconds: None to let it end.
-            watch: called every few milliseconds.
+            stop: asked every millisecond, given the seconds that have passed.
+            with_signal: what is sent then, once.
+            largest_file: bytes after which writing fails, as on a full disk.
 
         Returns:
             The exit code, -9 for a run that was killed, and the seconds it took.
         """
         assert self._server.stdin is not None
-        job = {"words": [str(word) for word in words], "log": str(log)}
+        job = {"words": [str(word) for word in words], "log": str(log), "limit": largest_file}
         self._server.stdin.write(json.dumps(job).encode() + b"\n")
         process = int(self._answer(None))
-        started = time.monotonic()
-        while (answer := self._answer(0.002)) == "":
-            if watch is not None:
-                watch()
-            if seconds is not None and time.monotonic() - started > seconds:
-                os.killpg(process, signal.SIGKILL)
-                seconds = None
+        started, sent = time.monotonic(), False
+        while (answer := self._answer(0.001)) == "":
+            if not sent and stop(time.monotonic() - started):
+                os.killpg(process, with_signal)
+                sent = True
         return int(answer), time.monotonic() - started
 
     def _answer(self, timeout: float | None) -> str:
@@ -81,18 +95,8 @@ class Launcher:
 
 
 def _serve() -> None:
-    import h5py  # noqa: F401
-    import matplotlib.figure  # noqa: F401
-    import sklearn.svm  # noqa: F401
-
-    import rcnnpipe.detection_sources
-    import rcnnpipe.evaluation.scores
-    import rcnnpipe.linear.mining
-    import rcnnpipe.proposals.selective_search
-    import rcnnpipe.report.show
-    import rcnnpipe.training.classifier
-    from rcnnpipe.cli import main
-
+    for module in MODULES:
+        importlib.import_module(module)
     gc.freeze()  # or every child would copy the memory of all modules
     print("ready", flush=True)
     for line in sys.stdin:
@@ -100,17 +104,19 @@ def _serve() -> None:
         process = os.fork()
         if process == 0:
             os.setsid()
+            if job["limit"] is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
             for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
                 name = os.devnull if number == 0 else job["log"]
                 os.dup2(os.open(name, mode | os.O_CREAT | os.O_APPEND, 0o644), number)
-            _become(main, job["words"])
+            _become(job["words"])
         print(process, flush=True)
         _, status = os.waitpid(process, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
     os._exit(0)
 
 
-def _become(main: Callable[..., object], words: list[str]) -> NoReturn:
+def _become(words: list[str]) -> NoReturn:
     """Run the command and end at once: an interpreter's end with all modules takes seconds."""
     code: object = 1
     try:

@@ -6,7 +6,7 @@ RCNNPIPE_KILLS_TABLE=FILE a row for each stage is appended to a Markdown table.
 
 import os
 import random
-import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,49 +28,76 @@ class Tally:
     """What became of the runs of one stage."""
 
     hits: int = 0
-    resumed: int = 0
-    ended: int = 0
     leftovers: int = 0
+    ended: int = 0
+    resumed: int = 0
     seconds: float = 0.0
     moments: list[float] = field(default_factory=list)
+
+
+class Changes:
+    """Counts the changes of a folder's files; called now and then as ``stop`` of a launcher.
+
+    Attributes:
+        count: changes seen so far.
+    """
+
+    def __init__(self, folder: Path, until: int | None = None, delay: float = 0.0) -> None:
+        """With ``until``, says to stop ``delay`` seconds after so many changes."""
+        self.count, self._folder, self._seen = 0, folder, self._look(folder)
+        self._until, self._delay, self._reached = until, delay, 0.0
+
+    def __call__(self, elapsed: float) -> bool:
+        now = self._look(self._folder)
+        self.count += now != self._seen
+        self._seen = now
+        if self._until is None or self.count < self._until:
+            return False
+        self._reached = self._reached or elapsed
+        return elapsed >= self._reached + self._delay
+
+    @staticmethod
+    def _look(folder: Path) -> set[tuple[str, int, int]]:
+        found = set()
+        for path in folder.rglob("*"):
+            with suppress(OSError):  # gone since it was listed
+                status = path.stat()
+                found.add((str(path), status.st_size, status.st_mtime_ns))
+        return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_anywhere(stage: str, made: Made, launcher: Launcher, tmp_path: Path) -> None:
     name, words = commands(made)[stage]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    log, out = tmp_path / "log", killed / name
+    whole, killed, log = tmp_path / "whole", tmp_path / "killed", tmp_path / "log"
+    command, out = [*words, out_of(stage)], killed / name
     whole.mkdir()
-    started, first = time.monotonic(), []
-
-    def watch() -> None:
-        if not first and any(whole.iterdir()):
-            first.append(time.monotonic() - started)
-
-    command = [*words, out_of(stage)]
-    code, seconds = launcher.run([*command, whole / name], log, watch=watch)
+    changes = Changes(whole)
+    code, seconds = launcher.run([*command, whole / name], log, changes)
     assert code == 0, log.read_text()
-    expected = tree(whole)
-    begins = 0.8 * first[0] / seconds if first else 0.0
-    chance = random.Random(f"kill {stage}")
-    tally = Tally(seconds=seconds)
-    round_number = 0
+    expected, chance, tally = tree(whole), random.Random(f"kill {stage}"), Tally(seconds=seconds)
     while tally.hits < KILLS:
-        assert round_number < 20 + 5 * KILLS, f"{tally}: too few kills hit"
-        keeps = stage in REPLACING and round_number % 2 == 1
+        assert tally.ended < 20 + 5 * KILLS, f"{tally}: too few kills hit"
+        keeps = stage in REPLACING and tally.ended % 2 == 1
         _prepare(killed, expected if keeps else {})
-        for _ in range(MOST_IN_A_ROW if tally.hits < KILLS else 0):
-            low = begins if chance.random() < 0.75 else 0.0  # most while there is work on disk
-            moment = seconds * chance.uniform(low, 1)
-            code, took = launcher.run([*command, out], log, moment)
+        for _ in range(MOST_IN_A_ROW):
+            # Half of the moments anywhere, half close to something that happens on the disk.
+            moment = chance.uniform(0, seconds)
+            near = Changes(
+                killed, chance.randint(1, max(1, changes.count)), chance.uniform(0, 0.02)
+            )
+            stop = (
+                near if chance.random() < 0.5 else lambda elapsed, moment=moment: elapsed > moment
+            )
+            code, took = launcher.run([*command, out], log, stop)
             assert code in (0, -9), log.read_text()
             _check_files(killed, expected, keeps)
             if code == 0:
                 seconds = min(seconds, took)  # files are in memory now
                 break
             tally.hits += 1
-            tally.moments.append(moment / seconds)
+            tally.moments.append(took)
             tally.leftovers += len(tree(killed)) > len(expected) * keeps
         log.write_bytes(b"")
         code, _ = launcher.run([*command, out], log)
@@ -79,7 +106,6 @@ def test_killed_anywhere(stage: str, made: Made, launcher: Launcher, tmp_path: P
         tally.ended += 1
         assert tree(killed) == expected
         assert sorted(path.name for path in killed.iterdir()) == [name]
-        round_number += 1
     _record(stage, tally)
 
 
@@ -107,7 +133,7 @@ def _record(stage: str, tally: Tally) -> None:
     path = os.environ.get("RCNNPIPE_KILLS_TABLE")
     if not path:
         return
-    moments = f"{min(tally.moments):.0%} to {max(tally.moments):.0%}"
+    moments = f"{min(tally.moments):.2f} to {max(tally.moments):.2f}"
     anew = tally.ended - tally.resumed
     with open(path, "a", encoding="utf-8") as file:
         file.write(
