@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from rcnnpipe.ahead import ahead
+from rcnnpipe.datasets.pixels import read_pixels
 from rcnnpipe.datasets.records import Record
-from rcnnpipe.errors import DataError, RcnnpipeError, SettingError
-from rcnnpipe.images import read_image
+from rcnnpipe.errors import RcnnpipeError, SettingError
 from rcnnpipe.matching import match
 from rcnnpipe.models.backbones import Network
 from rcnnpipe.models.warp import warp
@@ -120,15 +120,7 @@ def extract(
 
 
 def _decode(todo: Regions) -> tuple[Regions, npt.NDArray[np.uint8]]:
-    image = read_image(todo.record.path)
-    if image.shape[:2] != todo.record.size:
-        height, width = image.shape[:2]
-        said = f"{todo.record.size[1]} x {todo.record.size[0]}"
-        raise DataError(
-            f"image {todo.record.image_id} is {width} x {height} pixels, but its annotation says "
-            f"{said}; run rcnnpipe check"
-        )
-    return todo, image
+    return todo, read_pixels(todo.record)
 
 
 def _fetched(todo: Regions, values: Mapping[str, Tensor]) -> tuple[Regions, dict[str, Array]]:
