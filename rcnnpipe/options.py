@@ -151,6 +151,8 @@ def _find_section(value: str) -> tuple[str, str, Any]:
         node = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise click.BadParameter(f"{file}: {error.strerror}") from None
+    except RecursionError:
+        raise click.BadParameter(f"{file} is nested too deeply to hold settings") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     for key in section.split(".") if section else ():

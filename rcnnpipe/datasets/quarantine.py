@@ -66,7 +66,7 @@ def read_quarantine(path: Path) -> dict[str, list[dict[str, str]]]:
                 for key in ("image", "annotation", "box")
             )
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"quarantine list {path} cannot be read ({error!r})") from error
     if not good:
         raise DataError(f"{path} is not a quarantine list; `rcnnpipe check DATA --fix` writes one")

@@ -38,7 +38,8 @@ def open_dataset(
         need_images: whether a missing image file is an error; evaluation needs none.
 
     Raises:
-        DataError: no such source or split, or errors: their number, the first one, and what to run.
+        DataError: no such source or split, not one image, or errors: their number, the first one,
+            and what to run.
     """
     recipe = read_source(source)
     split = recipe.choose_split(split)
@@ -46,6 +47,9 @@ def open_dataset(
     errors = [fault for fault in parsed.faults if fault.severity == ERROR]
     if errors:
         raise DataError(_refusal(recipe, errors))
+    if not parsed.images:
+        where = f"split {split!r} of {recipe.origin}" if split else str(recipe.origin)
+        raise DataError(f"{where} has no image; take another split, or correct its list")
     _log_warnings(recipe, parsed.faults)
     return _dataset(recipe, split, parsed)
 

@@ -136,6 +136,8 @@ def _beside(root: Path) -> Path | None:
 def _read_yaml(path: Path) -> Recipe:
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise DataError(f"recipe {path} is nested too deeply to be a recipe") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = getattr(error, "problem_mark", None)
         line = f", line {place.line + 1}" if place else ""

@@ -59,10 +59,11 @@ class Changes:
     @staticmethod
     def _look(folder: Path) -> set[tuple[str, int, int]]:
         found = set()
-        for path in folder.rglob("*"):
-            with suppress(OSError):  # gone since it was listed
-                status = path.stat()
-                found.add((str(path), status.st_size, status.st_mtime_ns))
+        for where, folders, files in os.walk(folder):
+            for name in folders + files:
+                with suppress(OSError):  # gone since it was listed
+                    status = os.stat(os.path.join(where, name))
+                    found.add((f"{where}/{name}", status.st_size, status.st_mtime_ns))
         return found
 
 
