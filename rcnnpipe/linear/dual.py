@@ -36,8 +36,6 @@ def descend(  # type: ignore[no-untyped-def]
         Epochs done.
     """
     squares = np.zeros(len(places), np.float64)
-    for i in order:
-        squares[i] = scale * scale * square(rows[places[i]]) + bias_feature * bias_feature
     active = len(order)
     highest_before, lowest_before = np.inf, -np.inf
     state = np.uint64(2 * seed + 1)
@@ -69,6 +67,8 @@ def descend(  # type: ignore[no-untyped-def]
                 order[place], order[active] = order[active], order[place]
                 continue
             highest, lowest = max(highest, projected), min(lowest, projected)
+            if squares[i] == 0.0:  # now, since the row has just been read
+                squares[i] = scale * scale * square(row) + bias_feature * bias_feature
             before = alphas[i]
             alphas[i] = min(max(before - gradient / squares[i], 0.0), limits[i])
             step = (alphas[i] - before) * signs[i]

@@ -46,10 +46,11 @@ class RowStore:
         Returns:
             Places (n,) in :attr:`rows`.
         """
-        new = np.array([key not in self._place_of for key in keys.tolist()], bool)
-        self._grow(int(new.sum()))
-        taken = [self._free.pop() for _ in range(int(new.sum()))]
-        self.rows[taken] = rows[new]
+        new = np.flatnonzero([key not in self._place_of for key in keys.tolist()])
+        self._grow(len(new))
+        taken = [self._free.pop() for _ in new]
+        for place, index in zip(taken, new.tolist(), strict=True):
+            self.rows[place] = rows[index]
         self._keys[taken] = keys[new]
         self._place_of.update(zip(keys[new].tolist(), taken, strict=True))
         places = np.array([self._place_of[key] for key in keys.tolist()], np.int64)
