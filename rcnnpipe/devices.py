@@ -2,10 +2,13 @@
 
 import os
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from rcnnpipe.errors import SettingError
+
+# PyTorch takes seconds to import, and stages without a network ask here for their rank.
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,14 @@ def this_rank() -> Rank:
     )
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str) -> "torch.device":
     """The device for "auto", "cpu" or "cuda"; with several ranks, each takes its own GPU.
 
     Raises:
         SettingError: CUDA was asked for and is not there.
     """
+    import torch
+
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -40,10 +45,12 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", this_rank().local % torch.cuda.device_count())
 
 
-def wait_for_all(device: torch.device | None = None) -> None:
+def wait_for_all() -> None:
     """Return when every rank has come here; at once where there is one."""
     if this_rank().world == 1:
         return
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
-    torch.distributed.barrier()
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        distributed.init_process_group("gloo")
+    distributed.barrier()

@@ -1,0 +1,85 @@
+"""The whole chain through DVC on a few drawn images: it runs, rests, and reruns what it must."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SMALL: dict[str, Any] = {
+    "prepare": {
+        "shapes": {"images": "train=8,test=4"},
+        "shapes-pretrain": {"images": "train=8,val=2"},
+    },
+    "pretrain": {"epochs": 1},
+    "propose": {"max-boxes": 60},
+}
+FEW_ITERATIONS = {"iterations": 2, "log-every": 1, "checkpoint-every": 2}
+
+
+def updated(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with some of them replaced, at any depth."""
+    result = dict(settings)
+    for key, value in changes.items():
+        deeper = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = updated(result[key], value) if deeper else value
+    return result
+
+
+def repro(folder: Path, *targets: str) -> list[str]:
+    """Run ``dvc repro``; names of the stages that it ran."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "2",
+    }
+    done = subprocess.run(
+        ["dvc", "repro", *targets], cwd=folder, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("Running stage")]
+    return [line.split("'")[1] for line in lines]
+
+
+@pytest.mark.slow
+def test_chain_runs_rests_and_reruns_only_what_follows_a_change(tmp_path: Path) -> None:
+    pytest.importorskip("dvc", reason="DVC is not installed")
+    for name in ("dvc.yaml", ".dvc/config", "stages"):
+        target = tmp_path / name
+        target.parent.mkdir(exist_ok=True)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, target)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    params = updated(yaml.safe_load((ROOT / "params.yaml").read_text()), SMALL)
+    params["systems"]["rcnn"]["finetune"] |= FEW_ITERATIONS
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+
+    ran = repro(tmp_path)
+    assert ran[-1] in ("compare", "show")
+    assert {"finetune@rcnn", "evaluate@rcnn-without-both", "recall"} <= set(ran)
+    table = (tmp_path / "results/comparison.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in table[2:]] == [
+        "rcnn",
+        "rcnn-without-bbox-reg",
+        "rcnn-without-finetuning",
+        "rcnn-without-both",
+    ]
+    assert list((tmp_path / "results/rcnn/shown").glob("*.png"))
+    assert not list(tmp_path.rglob("*.partial*"))
+
+    assert repro(tmp_path) == []
+
+    params["systems"]["rcnn"]["detect"]["nms-overlap"] = 0.5
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    changed = {
+        f"{stage}@{detector}"
+        for stage in ("detect", "evaluate")
+        for detector in ("rcnn", "rcnn-without-bbox-reg")
+    }
+    ran = repro(tmp_path)
+    assert changed <= set(ran) <= changed | {"show", "compare"}
