@@ -15,7 +15,6 @@ from torch import Tensor
 from rcnnpipe.artifacts.bbox_reg import read_bbox_reg
 from rcnnpipe.artifacts.columns import rows_for_images
 from rcnnpipe.artifacts.features import open_features
-from rcnnpipe.artifacts.model import read_model
 from rcnnpipe.artifacts.store import Header, require_ancestor, require_same_classes
 from rcnnpipe.artifacts.svm import read_svm
 from rcnnpipe.datasets.records import Dataset
@@ -23,7 +22,7 @@ from rcnnpipe.detection import Refiner, Scorer, SoftmaxScorer, SvmScorer
 from rcnnpipe.errors import ArtifactError
 from rcnnpipe.extraction import Extractor, Regions, extract
 from rcnnpipe.linear.ridge import BoxRefiner
-from rcnnpipe.models.backbones import build_network
+from rcnnpipe.models.weights import read_network
 from rcnnpipe.proposals.selection import proposals_for, proposals_on_the_spot
 from rcnnpipe.ragged import rows_of
 
@@ -71,9 +70,7 @@ def open_source(
             inputs["features"] = cache.header
             numbers = rows_for_images(origin, cache.image_ids, dataset.image_ids, "features")
             parts = _Parts(options, origin, cache.header, device, inputs)
-            for layer in parts.layers:
-                cache.layer(layer)
-            parts.check_outputs(origin, cache.layers)
+            parts.check_layers(origin, cache.layers)
 
             def cached(images: Sequence[int]) -> Iterator[Pair]:
                 for image in images:
@@ -87,11 +84,11 @@ def open_source(
 
             yield parts.source(cached)
         return
-    model = read_model(origin)
-    network = build_network(model.architecture, model.tensors).to(device).eval()
-    inputs["model"] = model.header
-    parts = _Parts(options, origin, model.header, device, inputs)
-    parts.check_outputs(origin, network.layer_sizes)
+    model, network = read_network(origin)
+    network = network.to(device).eval()
+    inputs["model"] = model
+    parts = _Parts(options, origin, model, device, inputs)
+    parts.check_layers(origin, network.layer_sizes)
     extractor = Extractor(
         network, parts.layers, device, options["precision"], options["batch_size"]
     )
@@ -122,6 +119,7 @@ class _Parts:
         inputs: dict[str, Any],
     ) -> None:
         self.inputs = inputs
+        self._lengths: dict[Path, tuple[str, int]] = {}
         self.classes = header.classes
         self.scorer: Scorer = SoftmaxScorer()
         self.refiner: Refiner | None = None
@@ -131,6 +129,7 @@ class _Parts:
             inputs["svm"], self.classes = svm.header, svm.header.classes
             weights = torch.from_numpy(svm.weights).float().to(device)
             bias = torch.from_numpy(svm.bias).float().to(device)
+            self._lengths[options["svm"]] = (svm.layer, weights.shape[1])
             self.scorer = SvmScorer(svm.layer, weights, bias, svm.scale)
         if options["bbox_reg"] is not None and options["refine"]:
             regression = read_bbox_reg(options["bbox_reg"])
@@ -138,6 +137,7 @@ class _Parts:
             files = (str(options["bbox_reg"]), str(options["svm"] or origin))
             require_same_classes(files[0], regression.header.classes, files[1], self.classes)
             inputs["bbox-reg"] = regression.header
+            self._lengths[options["bbox_reg"]] = (regression.layer, regression.weights.shape[1])
             self.refiner = BoxRefiner(regression, device)
 
     @property
@@ -146,8 +146,20 @@ class _Parts:
         refined = [self.refiner.layer] if self.refiner else []
         return list(dict.fromkeys([self.scorer.layer, *refined]))
 
-    def check_outputs(self, origin: Path, sizes: Mapping[str, int]) -> None:
-        """A classifier must have been trained for the classes it is to find."""
+    def check_layers(self, origin: Path, sizes: Mapping[str, int]) -> None:
+        """The layers must be there, and a classifier have learnt the classes it is to find."""
+        for path, (layer, length) in self._lengths.items():
+            if sizes.get(layer) != length:
+                has = ", ".join(f"{name} of {size}" for name, size in sizes.items())
+                raise ArtifactError(
+                    f"{path} takes features of layer '{layer}' of length {length}, but {origin} "
+                    f"has {has}"
+                )
+        if self.scorer.layer not in sizes:
+            raise ArtifactError(
+                f"{origin} has no layer '{self.scorer.layer}', only {', '.join(sizes)}; give --svm,"
+                f" or run rcnnpipe extract-features with --layers {self.scorer.layer}"
+            )
         outputs = sizes[self.scorer.layer]
         if isinstance(self.scorer, SoftmaxScorer) and outputs != len(self.classes):
             raise ArtifactError(

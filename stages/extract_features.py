@@ -82,7 +82,6 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     import torch
 
     from rcnnpipe.artifacts.features import region_columns
-    from rcnnpipe.artifacts.model import read_model
     from rcnnpipe.artifacts.store import make_header
     from rcnnpipe.datasets import open_dataset
     from rcnnpipe.datasets.policy import Policy, labels_under
@@ -95,20 +94,20 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         mean_norm,
         region_columns_of,
     )
-    from rcnnpipe.models.backbones import build_network
+    from rcnnpipe.models.weights import read_network
     from rcnnpipe.proposals.selection import proposals_for
     from rcnnpipe.sharing import write_rows
 
     started = time.monotonic()
     out, layers = options["out"], list(options["layers"])
     dataset = open_dataset(options["data"], options["split"])
-    model = read_model(options["model"])
+    model, network = read_network(options["model"])
     device = choose_device(options["device"])
-    network = build_network(model.architecture, model.tensors).to(device).eval()
-    inputs: dict[str, Any] = {"data": dataset, "model": model.header}
+    network = network.to(device).eval()
+    inputs: dict[str, Any] = {"data": dataset, "model": model}
     proposals = proposals_for(options["proposals"], dataset, options["max_proposals"], inputs)
     # Images without annotations are still looked at for the classes the network knows.
-    names = dataset.classes if len(dataset.classes) > 1 else model.header.classes
+    names = dataset.classes if len(dataset.classes) > 1 else model.classes
     header = make_header(
         "features",
         stage="extract-features",

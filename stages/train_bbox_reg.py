@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rcnnpipe.errors import DataError
+from rcnnpipe.errors import ArtifactError, DataError
 from rcnnpipe.options import StageCommand, json_option, out_option, say, stage_settings
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     from rcnnpipe.linear.cache import feature_scale, image_rows
     from rcnnpipe.linear.examples import choose_examples, collect_features
     from rcnnpipe.linear.ridge import train_regressor
+    from rcnnpipe.linear.rows import finite_rows, stored
     from rcnnpipe.progress import track
 
     started = time.monotonic()
@@ -91,6 +92,11 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         total = int((np.diff(features.offsets) > 0).sum())
         images = track(image_rows(features, layer), total, "train-bbox-reg")
         rows = collect_features(images, choice, features.layers[layer], options["out"].parent)
+        if not finite_rows(stored(rows)).all():
+            raise ArtifactError(
+                f"{options['features']} has features that are no finite numbers in layer "
+                f"'{layer}'; look at it with rcnnpipe inspect and extract them again"
+            )
         regions, objects = features.boxes[choice.rows], features.boxes[choice.objects]
     regressors = []
     for number in track(range(len(names)), len(names), "train-bbox-reg", unit="class"):

@@ -1,6 +1,5 @@
 """The box regression file: for each class, how features of one layer move a region."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rcnnpipe.artifacts.store import Header, open_artifact, write_artifact
+from rcnnpipe.artifacts.store import Header, open_artifact, read_attribute, write_artifact
 from rcnnpipe.errors import ArtifactError
 
 
@@ -81,8 +80,8 @@ def read_bbox_reg(path: Path) -> BboxReg:
         regression = BboxReg(
             header=header,
             layer=str(file.attrs["layer"]),
-            scale=float(json.loads(file.attrs["scale"])),
-            pixel=float(json.loads(file.attrs["pixel"])),
+            scale=float(read_attribute(file, "scale")),
+            pixel=float(read_attribute(file, "pixel")),
             weights=file["weights"][()],
             bias=file["bias"][()],
             mean=file["mean"][()],
@@ -98,4 +97,12 @@ def read_bbox_reg(path: Path) -> BboxReg:
                 f"{path} is damaged ({name} {found} for {classes} classes); run "
                 "rcnnpipe train-bbox-reg again"
             )
+        if not np.isfinite(getattr(regression, name)).all():
+            raise ArtifactError(
+                f"{path} is damaged ({name} that are no numbers); run rcnnpipe train-bbox-reg again"
+            )
+    if (np.linalg.matrix_rank(regression.whitening) < 4).any():
+        raise ArtifactError(
+            f"{path} is damaged (whitening without an inverse); run rcnnpipe train-bbox-reg again"
+        )
     return regression

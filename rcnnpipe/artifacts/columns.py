@@ -1,6 +1,6 @@
 """What every file with rows per image shares: ids, sizes and offsets, and their checks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from rcnnpipe.artifacts.store import read_strings
+from rcnnpipe.artifacts.store import Header, read_strings
 from rcnnpipe.errors import ArtifactError
 
 Images = tuple[tuple[str, ...], npt.NDArray[np.int64], npt.NDArray[np.int64]]
@@ -17,6 +17,47 @@ Images = tuple[tuple[str, ...], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 def read_images(file: h5py.File) -> Images:
     """Image ids (N), sizes (N, 2) as height and width, and offsets (N + 1,) of an open file."""
     return read_strings(file["image_ids"]), file["sizes"][()], file["offsets"][()]
+
+
+def read_rows(
+    path: Path, file: h5py.File, header: Header, layout: Mapping[str, tuple[Any, Sequence[int]]]
+) -> tuple[Images, dict[str, Any]]:
+    """Ids, sizes and offsets, and all columns of a layout, checked.
+
+    Args:
+        path, file, header: the open file.
+        layout: name of a column -> (dtype, shape of one row), as a RowWriter writes them.
+
+    Raises:
+        ArtifactError: columns of other types, shapes or lengths; boxes or scores that are no
+            numbers, inverted boxes, labels that stand for no class.
+    """
+    layout = {"image_ids": (np.bytes_, ()), "sizes": (np.int64, (2,)), **layout}
+    layout["offsets"] = (np.int64, ())
+    for name, (dtype, row_shape) in layout.items():
+        node = file[name]
+        found = (node.dtype.kind, node.shape[1:]) if isinstance(node, h5py.Dataset) else None
+        if found != (np.dtype(dtype).kind, tuple(row_shape)) or node.ndim == 0:
+            raise _damaged(path, f"'{name}' has another type or shape than it should")
+    images = read_images(file)
+    names = [name for name in layout if name not in ("image_ids", "sizes", "offsets")]
+    columns = {name: file[name][()] for name in names}
+    check_ragged(path, images[2], len(images[0]), columns)
+    if len(images[1]) != len(images[0]):
+        raise _damaged(path, f"{len(images[0])} images, but {len(images[1])} sizes")
+    corners = columns["boxes"]
+    if (corners[:, 2:] < corners[:, :2]).any():
+        raise _damaged(path, "boxes whose second corner lies before the first")
+    if np.isnan(columns.get("scores", np.empty(0))).any():
+        raise _damaged(path, "scores that are no numbers")
+    labels = columns.get("labels", np.empty(0))
+    if ((labels < -1) | (labels >= max(1, len(header.classes)))).any():
+        raise _damaged(path, "labels that stand for no class")
+    return images, columns
+
+
+def _damaged(path: Path, cause: str) -> ArtifactError:
+    return ArtifactError(f"{path} is damaged ({cause}); delete it and make it again")
 
 
 def check_ragged(
@@ -38,13 +79,11 @@ def check_ragged(
         and set(lengths.values()) <= {int(offsets[-1])}
     )
     if not fits:
-        raise ArtifactError(
-            f"{path} is damaged (columns of {lengths} rows, {images} images, offsets to "
-            f"{offsets[-1] if len(offsets) else 'nowhere'}); delete it and make it again"
-        )
+        end = offsets[-1] if len(offsets) else "nowhere"
+        raise _damaged(path, f"columns of {lengths} rows, {images} images, offsets to {end}")
     boxes = columns.get("boxes")
     if isinstance(boxes, np.ndarray) and not np.isfinite(boxes).all():
-        raise ArtifactError(f"{path} is damaged (boxes that are no numbers); make it again")
+        raise _damaged(path, "boxes that are no numbers")
 
 
 def rows_for_images(

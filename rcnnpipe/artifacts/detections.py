@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rcnnpipe.artifacts.columns import check_ragged, read_images
+from rcnnpipe.artifacts.columns import read_rows
 from rcnnpipe.artifacts.store import Header, open_artifact
 
 # What a RowWriter needs to write one.
@@ -48,9 +48,7 @@ def read_detections(path: Path) -> Detections:
         ArtifactError: it is missing, damaged or something else.
     """
     with open_artifact(path, "detections") as (header, file):
-        image_ids, sizes, offsets = read_images(file)
-        columns = {name: file[name][()] for name in COLUMNS}
-        check_ragged(path, offsets, len(image_ids), columns)
+        (image_ids, sizes, offsets), columns = read_rows(path, file, header, COLUMNS)
         return Detections(
             header=header, offsets=offsets, image_ids=image_ids, sizes=sizes, **columns
         )

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from rcnnpipe.artifacts.columns import check_ragged, read_images
+from rcnnpipe.artifacts.columns import check_ragged, read_rows
 from rcnnpipe.artifacts.store import Header, open_artifact
 from rcnnpipe.errors import ArtifactError
 
@@ -104,12 +104,21 @@ def open_features(path: Path) -> Iterator[Features]:
         ArtifactError: it is missing, damaged or something else.
     """
     with open_artifact(path, "features") as (header, file):
-        image_ids, sizes, offsets = read_images(file)
-        names = region_columns(len(header.classes) - 1)
-        columns = {name: file[name][()] for name in names}
-        layers = {name: node.shape[1] for name, node in file["layers"].items()}
-        everything = columns | {f"layers/{name}": file[f"layers/{name}"] for name in layers}
-        check_ragged(path, offsets, len(image_ids), everything)
+        layout = region_columns(len(header.classes) - 1)
+        (image_ids, sizes, offsets), columns = read_rows(path, file, header, layout)
+        layers = {name: _length(path, name, node) for name, node in file["layers"].items()}
+        nodes = {f"layers/{name}": file[f"layers/{name}"] for name in layers}
+        check_ragged(path, offsets, len(image_ids), nodes)
+        rows = np.repeat(np.diff(offsets), np.diff(offsets))  # (R,) of the same image
+        if ((columns["truth"] < -1) | (columns["truth"] >= rows)).any():
+            raise ArtifactError(f"{path} is damaged ('truth' leaves its image); make it again")
         yield Features(
             *(path, header, image_ids, sizes, offsets), layers=layers, file=file, **columns
         )
+
+
+def _length(path: Path, name: str, node: Any) -> int:
+    """How many features a layer has."""
+    if not isinstance(node, h5py.Dataset) or node.ndim != 2 or node.dtype.kind != "f":
+        raise ArtifactError(f"{path} is damaged (layer '{name}' is no matrix); make it again")
+    return int(node.shape[1])

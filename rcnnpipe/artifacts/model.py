@@ -1,6 +1,5 @@
 """The model file: tensors as datasets, and the settings that rebuild the network. No pickle."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rcnnpipe.artifacts.store import Header, open_artifact, write_artifact
+from rcnnpipe.artifacts.store import Header, open_artifact, read_attribute, write_artifact
 
 Array = np.ndarray[Any, Any]
 
@@ -52,7 +51,7 @@ def read_model(path: Path) -> Model:
     with open_artifact(path, "model") as (header, file):
         return Model(
             header=header,
-            architecture=json.loads(file.attrs["architecture"]),
+            architecture=read_attribute(file, "architecture"),
             tensors={name: node[()] for name, node in file["tensors"].items()},
             curves={name: node[()] for name, node in file.get("curves", {}).items()},
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rcnnpipe.artifacts.columns import check_ragged, read_images
+from rcnnpipe.artifacts.columns import read_rows
 from rcnnpipe.artifacts.store import Header, open_artifact
 
 # What a RowWriter needs to write one.
@@ -41,7 +41,7 @@ def read_proposals(path: Path) -> Proposals:
         ArtifactError: it is missing, damaged or something else.
     """
     with open_artifact(path, "proposals") as (header, file):
-        image_ids, sizes, offsets = read_images(file)
-        boxes, scores = file["boxes"][()], file["scores"][()]
-        check_ragged(path, offsets, len(image_ids), {"boxes": boxes, "scores": scores})
-        return Proposals(header, boxes, scores, offsets, image_ids, sizes)
+        (image_ids, sizes, offsets), columns = read_rows(path, file, header, COLUMNS)
+        return Proposals(
+            header=header, offsets=offsets, image_ids=image_ids, sizes=sizes, **columns
+        )

@@ -285,6 +285,21 @@ def _filters(dataset: h5py.Dataset) -> set[int]:
     return {properties.get_filter(number)[0] for number in range(properties.get_nfilters())}
 
 
+def read_attribute(file: h5py.File, name: str) -> Any:
+    """A root attribute that :func:`write_attributes` wrote as JSON.
+
+    Raises:
+        ArtifactError: it is missing or cannot be read.
+    """
+    try:
+        return json.loads(file.attrs[name])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise ArtifactError(
+            f"{file.filename} is damaged (its attribute '{name}' cannot be read); delete it and "
+            "make it again"
+        ) from None
+
+
 def read_strings(dataset: h5py.Dataset) -> tuple[str, ...]:
     """A column of strings."""
     return tuple(one.decode() if isinstance(one, bytes) else str(one) for one in dataset[()])

@@ -1,6 +1,5 @@
 """The SVM file: a linear scorer for each class, for features of one layer."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rcnnpipe.artifacts.store import Header, open_artifact, write_artifact
+from rcnnpipe.artifacts.store import Header, open_artifact, read_attribute, write_artifact
 from rcnnpipe.errors import ArtifactError
 
 
@@ -60,7 +59,7 @@ def read_svm(path: Path) -> Svm:
         svm = Svm(
             header=header,
             layer=str(file.attrs["layer"]),
-            scale=float(json.loads(file.attrs["scale"])),
+            scale=float(read_attribute(file, "scale")),
             weights=file["weights"][()],
             bias=file["bias"][()],
             report={name: node[()] for name, node in file.get("report", {}).items()},
@@ -70,5 +69,10 @@ def read_svm(path: Path) -> Svm:
         raise ArtifactError(
             f"{path} is damaged (weights {svm.weights.shape} and bias {svm.bias.shape} for "
             f"{classes} classes); run rcnnpipe train-svm again"
+        )
+    # A bias of -inf stands for a class without an SVM.
+    if not np.isfinite(svm.weights).all() or np.isnan(svm.bias).any() or not svm.scale > 0:
+        raise ArtifactError(
+            f"{path} is damaged (values that are no numbers); run rcnnpipe train-svm again"
         )
     return svm

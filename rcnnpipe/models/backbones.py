@@ -257,6 +257,8 @@ def build_network(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> Ne
             network.freeze_batch_norm()
         network.load_state_dict(values)
     except (KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rpartition("Network: ")[2]
+        if isinstance(error, KeyError):
+            reason = f"there is no {reason}"
         raise SettingError(f"the model's settings and tensors do not fit ({reason})") from None
     return network

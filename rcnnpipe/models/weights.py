@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from rcnnpipe.artifacts.model import read_model
+from rcnnpipe.artifacts.store import Header
 from rcnnpipe.errors import DataError, SettingError
 from rcnnpipe.models.architectures import NETWORKS
 from rcnnpipe.models.backbones import Network, build_network, create_network
@@ -76,17 +77,30 @@ def load_weights(network: Network, source: str | Path) -> None:
         _load(network, where, shapes, read)
 
 
-def _own_model(
-    path: Path, name: str | None, crop: Crop | None, preprocessing: Preprocessing | None
-) -> Network:
+def read_network(path: Path) -> tuple[Header, Network]:
+    """The network of a model file, in evaluation mode on the CPU, and the file's header.
+
+    Raises:
+        ArtifactError: the file is missing, damaged or something else.
+        DataError: its settings and tensors do not fit, or are no numbers.
+    """
     model = read_model(path)
-    held = model.architecture.get("network")
-    if name is not None and held != name:
-        raise SettingError(f"{path} holds a {held}, not a {name}; leave the network's name out")
     try:
         network = build_network(model.architecture, model.tensors)
     except SettingError as error:
         raise DataError(f"{path} cannot be built: {error}") from None
+    _require_finite(str(path), network.state_dict())
+    return model.header, network
+
+
+def _own_model(
+    path: Path, name: str | None, crop: Crop | None, preprocessing: Preprocessing | None
+) -> Network:
+    _, network = read_network(path)
+    if name is not None and network.name != name:
+        raise SettingError(
+            f"{path} holds a {network.name}, not a {name}; leave the network's name out"
+        )
     network.crop = crop or network.crop
     network.preprocessing = preprocessing or network.preprocessing
     return network
@@ -155,12 +169,16 @@ def _load(
         )
     values = {key: read(key) for key in wanted if key in shapes}
     values |= {key: torch.tensor(0) for key in counters - shapes.keys()}
-    bad = [key for key, value in values.items() if not bool(torch.isfinite(value).all())]
-    if bad:
-        raise DataError(f"{where} holds values that are not finite in {_some(bad)}")
+    _require_finite(where, values)
     network.load_state_dict(values)
     if has_folded_statistics(network):
         network.freeze_batch_norm()
+
+
+def _require_finite(where: str, values: Mapping[str, Tensor]) -> None:
+    bad = [key for key, value in values.items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise DataError(f"{where} holds values that are not finite in {_some(bad)}")
 
 
 def has_folded_statistics(network: nn.Module) -> bool:

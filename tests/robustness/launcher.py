@@ -16,11 +16,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from rcnnpipe.cli import main
+from rcnnpipe.cli import STAGES, main
 
 # What the stages import, which import everything else.
 MODULES = (
@@ -83,7 +84,8 @@ class Launcher:
         started, sent = time.monotonic(), False
         while (answer := self._answer(0.001)) == "":
             if not sent and stop(time.monotonic() - started):
-                os.killpg(process, with_signal)
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.killpg(process, with_signal)
                 sent = True
         return int(answer), time.monotonic() - started
 
@@ -95,7 +97,8 @@ class Launcher:
 
 
 def _serve() -> None:
-    for module in MODULES:
+    stages = [f"rcnnpipe.stages.{name.replace('-', '_')}" for name in STAGES]
+    for module in (*MODULES, *stages):
         importlib.import_module(module)
     gc.freeze()  # or every child would copy the memory of all modules
     print("ready", flush=True)
@@ -103,13 +106,15 @@ def _serve() -> None:
         job = json.loads(line)
         process = os.fork()
         if process == 0:
-            os.setsid()
+            os.setpgid(0, 0)
             if job["limit"] is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
             for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
                 name = os.devnull if number == 0 else job["log"]
                 os.dup2(os.open(name, mode | os.O_CREAT | os.O_APPEND, 0o644), number)
             _become(job["words"])
+        with suppress(OSError):  # it did so itself
+            os.setpgid(process, process)
         print(process, flush=True)
         _, status = os.waitpid(process, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)

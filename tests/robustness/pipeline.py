@@ -28,7 +28,7 @@ def run(*words: object) -> Result:
 def ran(*words: object) -> Result:
     """The same, which must end well."""
     result = run(*words)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, result.output or repr(result.exception)
     return result
 
 

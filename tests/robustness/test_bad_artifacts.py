@@ -1,0 +1,360 @@
+"""Artifacts that are missing, damaged, of the wrong kind, or do not belong together."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.robustness.pipeline import Made, change_coco, draw_coco, ran
+from tests.robustness.refusal import Case, Cases, Spot
+
+CASES = Cases()
+
+# Every place where a stage takes an artifact: (stage, which of the pipeline's files stands there).
+INPUTS = (
+    ("finetune", "proposals"),
+    ("finetune", "pretrained"),
+    ("extract-features", "proposals"),
+    ("extract-features", "model"),
+    ("train-svm", "features"),
+    ("train-bbox-reg", "features"),
+    ("detect", "model"),
+    ("detect", "svm"),
+    ("detect", "bbox_reg"),
+    ("evaluate", "detections"),
+    ("show", "detections"),
+    ("export", "detections"),
+)
+
+
+def changed(source: Path, change: Callable[[h5py.File], object]) -> Callable[[Path], object]:
+    """Makes a copy of an artifact with something in it changed."""
+
+    def make(path: Path) -> None:
+        shutil.copy(source, path)
+        with h5py.File(path, "r+") as file:
+            change(file)
+
+    return make
+
+
+def flipped(path: Path, source: Path) -> None:
+    """A copy in which the packed bytes of every packed data set are spoilt."""
+    places: list[tuple[int, int]] = []
+    with h5py.File(source) as file:
+
+        def look(name: str, node: Any) -> None:
+            if isinstance(node, h5py.Dataset) and node.compression:
+                chunk = node.id.get_chunk_info(0)
+                places.append((chunk.size, chunk.byte_offset))
+
+        file.visititems(look)
+    content = bytearray(source.read_bytes())
+    for size, offset in places:
+        content[offset + size // 2 : offset + size // 2 + 8] = b"\xff" * 8
+    path.write_bytes(content)
+
+
+def plain_hdf5(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["values"] = np.arange(3)
+
+
+def giant(file: h5py.File) -> None:
+    """A data set that claims far more than the file can hold."""
+    file.create_dataset("more", (2**34,), "f8", chunks=(2**20,), compression="gzip")
+
+
+DAMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "missing": (lambda path, source: None, "does not exist"),
+    "a folder": (lambda path, source: path.mkdir(), "folder"),
+    "text": (lambda path, source: path.write_text("hello"), "is no HDF5 file, or damaged"),
+    "empty": (lambda path, source: path.write_bytes(b""), "is no HDF5 file, or damaged"),
+    "cut off": (
+        lambda path, source: path.write_bytes(source.read_bytes()[:-500]),
+        "is cut off; delete it",
+    ),
+    "other HDF5": (lambda path, source: plain_hdf5(path), "no artifact of rcnnpipe"),
+    "spoilt bytes": (flipped, "is damaged"),
+    "a newer layout": (
+        lambda path, source: changed(source, newer)(path),
+        "which this version of rcnnpipe cannot read",
+    ),
+    "broken settings": (
+        lambda path, source: changed(source, lambda file: file.attrs.update(lineage="["))(path),
+        "is damaged",
+    ),
+    "no classes": (
+        lambda path, source: changed(source, lambda file: file.attrs.__delitem__("classes"))(path),
+        "is damaged",
+    ),
+    "false sizes": (lambda path, source: changed(source, giant)(path), "claims"),
+}
+
+
+def newer(file: h5py.File) -> None:
+    file.attrs["schema"] = file.attrs["schema"].replace("/1", "/9")
+
+
+# So small that they are not packed, and bytes have no checksum.
+PLAIN = ("svm", "bbox_reg", "detections")
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "damage"),
+    [
+        (*place, damage)
+        for place in INPUTS
+        for damage in DAMAGES
+        if damage != "spoilt bytes" or place[1] not in PLAIN
+    ],
+)
+def test_damaged(made: Made, tmp_path: Path, stage: str, name: str, damage: str) -> None:
+    spoil, says = DAMAGES[damage]
+    if (stage, damage) == ("evaluate", "a folder"):
+        says = "holds no comp4_det_SPLIT_CLASS.txt"
+
+    def words(spot: Spot) -> Sequence[object]:
+        path = spot.folder / f"{name}.h5"
+        spoil(path, getattr(made, name))
+        return spot.stage(stage, getattr(made, name), path)
+
+    out = None if stage == "evaluate" else OUT.get(stage, "out.h5")
+    more = ("--out", tmp_path / "scores") if stage == "evaluate" else ()
+    case = Case(damage, lambda spot: (*words(spot), *more), (f"{name}.h5", says), out=out)
+    case.check(made, tmp_path)
+
+
+OUT = {"show": "out.png", "export": "out.json"}
+
+
+@pytest.mark.parametrize(("stage", "name"), INPUTS)
+def test_of_the_wrong_kind(made: Made, tmp_path: Path, stage: str, name: str) -> None:
+    other = "svm" if name != "svm" else "features"
+
+    def words(spot: Spot) -> Sequence[object]:
+        more = ("--out", tmp_path / "scores") if stage == "evaluate" else ()
+        return (*spot.stage(stage, getattr(made, name), getattr(made, other)), *more)
+
+    out = None if stage == "evaluate" else OUT.get(stage, "out.h5")
+    says = (f"{other}.h5 holds rcnnpipe.{other}/1", "evaluated" if not out else "is needed here")
+    Case(name, words, says, out=out).check(made, tmp_path)
+
+
+def spoilt(
+    name: str, stage: str, artifact: str, *says: str, change: Callable[[h5py.File], object]
+) -> None:
+    """A case: one of the pipeline's files with one thing in it changed."""
+
+    def words(spot: Spot) -> Sequence[object]:
+        path, source = spot.folder / f"{artifact}.h5", getattr(spot.made, artifact)
+        changed(source, change)(path)
+        return spot.stage(stage, source, path)
+
+    CASES(name, f"{artifact}.h5", *says, out=OUT.get(stage, "out.h5"))(words)
+
+
+def put(name: str, index: Any, value: Any) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        file[name][index] = value
+
+    return change
+
+
+def instead(name: str, value: Any) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        del file[name]
+        file[name] = value
+
+    return change
+
+
+def without(name: str) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        del file[name]
+
+    return change
+
+
+def attribute(name: str, value: str) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        file.attrs[name] = value
+
+    return change
+
+
+FT, EX, SVM, REG, DET, EXP = (
+    *("finetune", "extract-features", "train-svm", "train-bbox-reg", "detect", "export"),
+)
+spoilt("a box that is no number", FT, "proposals", change=put("boxes", (3, 1), np.nan))
+spoilt("a box without end", EX, "proposals", change=put("boxes", (3, 2), np.inf))
+spoilt("an inverted box", EX, "proposals", change=put("boxes", 3, (50, 50, 40, 60)))
+spoilt("offsets that fall", EX, "proposals", change=put("offsets", 1, 10**6))
+spoilt("offsets too short", EX, "proposals", change=put("offsets", -1, 7))
+spoilt("no boxes", EX, "proposals", change=without("boxes"))
+spoilt("boxes of five", EX, "proposals", change=instead("boxes", np.zeros((300, 5))))
+spoilt("boxes of words", EX, "proposals", change=instead("boxes", np.full((300, 4), b"x")))
+spoilt("no image ids", EX, "proposals", change=without("image_ids"))
+spoilt("image ids that are numbers", EX, "proposals", change=instead("image_ids", np.arange(5)))
+spoilt("no sizes", EX, "proposals", change=without("sizes"))
+spoilt("too few sizes", EX, "proposals", change=instead("sizes", np.full((2, 2), 100)))
+spoilt("a folder for boxes", EX, "proposals", change=instead("boxes", np.arange(0)))
+spoilt("one number for scores", EX, "proposals", change=instead("scores", np.float32(1)))
+spoilt("no tensors", EX, "model", change=without("tensors"))
+spoilt("no architecture", EX, "model", change=lambda file: file.attrs.__delitem__("architecture"))
+spoilt("an architecture of no kind", EX, "model", change=attribute("architecture", "{}"))
+spoilt("an architecture that is no JSON", EX, "model", change=attribute("architecture", "{"))
+spoilt("a missing tensor", EX, "model", change=without("tensors/conv1.weight"))
+spoilt(
+    "a tensor of another shape", EX, "model", "conv1.weight",
+    change=instead("tensors/conv1.weight", np.zeros((2, 2), np.float32)),
+)  # fmt: skip
+spoilt(
+    "weights that are no numbers", EX, "model",
+    change=put("tensors/conv1.weight", 0, np.nan),
+)  # fmt: skip
+spoilt("labels of no class", SVM, "features", change=put("labels", 0, 99))
+spoilt("labels below", REG, "features", change=put("labels", 0, -7))
+spoilt("truth of no row", REG, "features", change=put("truth", slice(None), 10**6))
+spoilt("no layers", SVM, "features", change=without("layers"))
+spoilt("a mean norm of nothing", SVM, "features", change=attribute("mean_norm/fc7", "0"))
+spoilt("a mean norm of NaN", REG, "features", change=attribute("mean_norm/pool5", "NaN"))
+spoilt("features that are no numbers", SVM, "features", change=put("layers/fc7", 0, np.nan))
+spoilt("features without end", REG, "features", change=put("layers/pool5", 0, np.inf))
+spoilt("overlaps of other classes", SVM, "features",
+       change=instead("overlaps", np.zeros((308, 7), np.float32)))  # fmt: skip
+spoilt("an SVM of no layer", DET, "svm", change=attribute("layer", "fc99"))
+spoilt("an SVM that is no number", DET, "svm", change=put("weights", 0, np.nan))
+spoilt("an SVM of other length", DET, "svm",
+       change=instead("weights", np.zeros((2, 7), np.float32)))  # fmt: skip
+spoilt("an SVM without bias", DET, "svm", change=without("bias"))
+spoilt("an SVM without scale", DET, "svm", change=attribute("scale", "x"))
+spoilt("whitening that cannot be undone", DET, "bbox_reg", change=put("whitening", 0, 0))
+spoilt("regression that is no number", DET, "bbox_reg", change=put("weights", 0, np.nan))
+spoilt("detections of no class", EXP, "detections", change=put("labels", 0, 9))
+spoilt("scores that are no numbers", EXP, "detections", change=put("scores", 0, np.nan))
+spoilt("scores that are missing", "show", "detections", change=without("scores"))
+
+
+@CASES("proposals of other images", "proposals.h5", "has no proposals for 3 of 3 images", "'100'")
+def _(spot: Spot) -> Sequence[object]:
+    return ("detect", spot.made.data, "--split", "test", "--model", spot.made.model,
+            "--proposals", spot.made.proposals)  # fmt: skip
+
+
+@CASES("a feature cache of other images", "features.h5", "'100'")
+def _(spot: Spot) -> Sequence[object]:
+    data = (spot.made.data, "--split", "test")
+    return ("detect", *data, "--features", spot.made.features, "--svm", spot.made.svm)
+
+
+@CASES("the same ids, other sizes", "proposals.h5", "120 x 100")
+def _(spot: Spot) -> Sequence[object]:
+    path = spot.folder / "proposals.h5"
+    changed(spot.made.proposals, put("sizes", 0, (50, 60)))(path)
+    return spot.stage("extract-features", spot.made.proposals, path)
+
+
+@CASES("softmax of a model for other classes", "pretrained.h5")
+def _(spot: Spot) -> Sequence[object]:
+    path = spot.folder / "pretrained.h5"
+    classes = json.dumps(["background", "cat", "dog", "cow"])
+    changed(spot.made.pretrained, attribute("classes", classes))(path)
+    return ("detect", spot.made.data, "--split", "test", "--model", path)
+
+
+@CASES("a layer that the network lacks", "'conv99'", "pool5")
+def _(spot: Spot) -> Sequence[object]:
+    return spot.stage("extract-features", "pool5,fc7", "pool5,conv99")
+
+
+@CASES("a layer that the cache lacks", "features.h5 has no layer 'fc6'", "--layers fc6")
+def _(spot: Spot) -> Sequence[object]:
+    return ("train-svm", spot.made.features, "--layer", "fc6")
+
+
+@CASES("a layer that the cache lacks, for boxes", "features.h5 has no layer 'fc6'")
+def _(spot: Spot) -> Sequence[object]:
+    return ("train-bbox-reg", spot.made.features, "--layer", "fc6")
+
+
+@CASES("a cache without annotated objects", "has no annotated objects of red, blue")
+def _(spot: Spot) -> Sequence[object]:
+    path = spot.folder / "f.h5"
+    words = spot.stage("extract-features")
+    ran(*words, "--no-truth", "--out", path)
+    return ("train-svm", path)
+
+
+@CASES("a cache without good regions", "f.h5 lacks the ground truth its regions")
+def _(spot: Spot) -> Sequence[object]:
+    path = spot.folder / "f.h5"
+    ran(*spot.stage("extract-features"), "--no-truth", "--out", path)
+    return ("train-bbox-reg", path, "--min-overlap", "0.999")
+
+
+@pytest.fixture(scope="module")
+def others(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The same from another network; and detections of other classes on the same images."""
+    other = Made(tmp_path_factory.mktemp("others"))
+    demo = (
+        "--network",
+        "demo",
+        "--iterations",
+        0,
+        "--proposals",
+        made.proposals,
+        "--device",
+        "cpu",
+    )
+    ran("finetune", made.data, "--split", "train", *demo, "--seed", 5, "--out", other.model)
+    words = Spot(made, other.folder).stage("extract-features", made.model, other.model)
+    ran(*words, "--out", other.features)
+    ran("train-svm", other.features, "--out", other.svm)
+    ran("train-bbox-reg", other.features, "--out", other.bbox_reg)
+
+    def rename(document: dict[str, Any]) -> None:
+        document["categories"][0]["name"] = "green"
+
+    change_coco(draw_coco(other.data), "test", rename)
+    change_coco(other.data, "train", rename)
+    return other
+
+
+@pytest.mark.parametrize("name", ["svm", "bbox_reg"])
+def test_of_another_network(made: Made, others: Made, tmp_path: Path, name: str) -> None:
+    def words(spot: Spot) -> Sequence[object]:
+        return spot.stage("detect", getattr(made, name), getattr(others, name))
+
+    says = (str(getattr(others, name)), f"was not made from {made.model}", "rcnnpipe train-")
+    Case(name, words, says).check(made, tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "show", "export"])
+def test_of_other_classes(made: Made, others: Made, tmp_path: Path, stage: str) -> None:
+    def words(spot: Spot) -> Sequence[object]:
+        more = ("--out", tmp_path / "scores") if stage == "evaluate" else ()
+        return (*spot.stage(stage, made.data, others.data), *more)
+
+    out = None if stage == "evaluate" else OUT[stage]
+    Case(stage, words, ("detections.h5", "red", "green"), out=out).check(made, tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "show", "export"])
+def test_of_another_split(made: Made, tmp_path: Path, stage: str) -> None:
+    def words(spot: Spot) -> Sequence[object]:
+        more = ("--out", tmp_path / "scores") if stage == "evaluate" else ()
+        return (*spot.stage(stage, "test", "train"), *more)
+
+    out = None if stage == "evaluate" else OUT[stage]
+    Case(stage, words, ("detections.h5",), out=out).check(made, tmp_path)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_refused(case: Case, made: Made, tmp_path: Path) -> None:
+    case.check(made, tmp_path)
