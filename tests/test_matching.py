@@ -20,10 +20,11 @@ def test_labels_truth_and_overlaps_per_class() -> None:
         np.float32,
     )
     found = match(regions, TRUTH, LABELS, classes=2)
-    np.testing.assert_allclose(found.overlap, [0.5, 1, 0.2, 0, 0])
+    np.testing.assert_allclose(found.overlap, np.array([0.5, 1, 0.2, 0, 0]))
     assert found.truth.tolist() == [0, 1, 0, -1, -1]
     assert found.labels.tolist() == [2, 1, 2, 0, -1]
-    np.testing.assert_allclose(found.overlaps, [[0, 0.5], [1, 0], [0.2, 0.2], [0, 0], [0, 0]])
+    expected = np.array([[0, 0.5], [1, 0], [0.2, 0.2], [0, 0], [0, 0]])
+    np.testing.assert_allclose(found.overlaps, expected)
 
 
 def test_an_object_inside_a_crowd_stays_an_object() -> None:
