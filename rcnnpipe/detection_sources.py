@@ -22,6 +22,7 @@ from rcnnpipe.detection import Refiner, Scorer, SoftmaxScorer, SvmScorer
 from rcnnpipe.errors import ArtifactError
 from rcnnpipe.extraction import Extractor, Regions, extract
 from rcnnpipe.linear.ridge import BoxRefiner
+from rcnnpipe.models.folding import fold_batch_norm
 from rcnnpipe.models.weights import read_network
 from rcnnpipe.proposals.selection import proposals_for, proposals_on_the_spot
 from rcnnpipe.ragged import rows_of
@@ -86,6 +87,7 @@ def open_source(
         return
     model, network = read_network(origin)
     network = network.to(device).eval()
+    fold_batch_norm(network)
     inputs["model"] = model
     parts = _Parts(options, origin, model, device, inputs)
     parts.check_layers(origin, network.layer_sizes)

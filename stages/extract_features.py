@@ -94,6 +94,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         mean_norm,
         region_columns_of,
     )
+    from rcnnpipe.models.folding import fold_batch_norm
     from rcnnpipe.models.weights import read_network
     from rcnnpipe.proposals.selection import proposals_for
     from rcnnpipe.sharing import write_rows
@@ -104,6 +105,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     model, network = read_network(options["model"])
     device = choose_device(options["device"])
     network = network.to(device).eval()
+    fold_batch_norm(network)
     inputs: dict[str, Any] = {"data": dataset, "model": model}
     proposals = proposals_for(options["proposals"], dataset, options["max_proposals"], inputs)
     # Images without annotations are still looked at for the classes the network knows.
