@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from rcnnpipe.errors import RcnnpipeError
+from rcnnpipe.errors import RcnnpipeError, SettingError
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -59,7 +60,12 @@ class StageCommand(click.Command):
         """Name the file and section when a bad value came from there."""
         _set_up_messages(_count(args, "v", "--verbose") - _count(args, "q", "--quiet"))
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
+            for parameter in self.params:
+                value = ctx.params.get(parameter.name or "")
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise click.BadParameter(f"{value} is no finite number", ctx, parameter)
+            return rest
         except click.BadParameter as error:
             name = error.param.name if error.param else None
             source = ctx.get_parameter_source(name) if name else None
@@ -71,19 +77,51 @@ class StageCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the stage; a mistake of the user's becomes one sentence and exit code 1."""
         try:
+            _refuse_to_replace_input(ctx)
             return super().invoke(ctx)
+        except (KeyboardInterrupt, SystemError) as error:
+            if not _is_interrupt(error):
+                raise
+            raise click.ClickException(
+                "stopped; the same command goes on from what it has saved, if anything"
+            ) from None
         except RcnnpipeError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
             # Full disks, missing rights, folders that are files: the system's words, and the file.
-            place = f"{error.filename}: " if error.filename else ""
             if isinstance(error, BrokenPipeError):
                 raise
-            raise click.ClickException(f"{place}{error.strerror or error}") from error
+            place = error.filename or ctx.params.get("out")  # a failed write does not say where
+            told = error.strerror or error
+            raise click.ClickException(f"{place}: {told}" if place else str(told)) from error
         except MemoryError as error:
             raise click.ClickException(
                 f"out of memory ({error}); lower --workers or the batch size"
             ) from error
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Compiled code turns an interrupt into a SystemError that was caused by it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _refuse_to_replace_input(ctx: click.Context) -> None:
+    """No file is written over one that is read; nor over a device, a pipe or the like."""
+    out: Any = ctx.params.get("out")
+    if not isinstance(out, Path):
+        return
+    if out.exists() and not (out.is_file() or out.is_dir()):
+        raise SettingError(f"--out {out} is no ordinary file; name another one")
+    for parameter in ctx.command.params:
+        given = ctx.params.get(parameter.name or "")
+        if parameter.name == "out" or not isinstance(parameter.type, click.Path):
+            continue
+        for path in given if isinstance(given, tuple) else (given,):
+            if path is not None and Path(path).resolve() == out.resolve():
+                name = parameter.opts[0] if isinstance(parameter, click.Option) else "read"
+                raise SettingError(f"--out {out} is also {name} and would be lost; name another")
 
 
 def _count(args: list[str], letter: str, word: str) -> int:
@@ -127,7 +165,7 @@ def _read_section(ctx: click.Context, param: click.Parameter, value: str | None)
     if not isinstance(node, Mapping):
         raise click.BadParameter(f"section '{section}' of {file} is not a mapping of settings")
     names = {
-        option.removeprefix("--"): parameter.name
+        option.removeprefix("--"): parameter
         for parameter in ctx.command.params
         for option in parameter.opts
         if option.startswith("--") and parameter.name not in ("params", "help")
@@ -138,9 +176,21 @@ def _read_section(ctx: click.Context, param: click.Parameter, value: str | None)
             nearest = difflib.get_close_matches(str(key), names, n=1)
             hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
             raise click.BadParameter(f"'{key}' in {value} is not an option of this stage{hint}")
-        defaults[str(names[str(key)])] = setting
+        parameter = names[str(key)]
+        typed = _as_typed(f"'{key}' in {value}", setting)
+        several = parameter.multiple and typed is not None
+        defaults[parameter.name or ""] = str(typed).split(",") if several else typed
     ctx.meta[_SECTION] = value
     ctx.default_map = defaults
+
+
+def _as_typed(place: str, setting: Any) -> str | None:
+    """A setting of a YAML file as it would stand on the command line, to be checked as there."""
+    if isinstance(setting, list) and all(isinstance(item, str | int | float) for item in setting):
+        return ",".join(map(str, setting))
+    if isinstance(setting, Mapping | list):
+        raise click.BadParameter(f"{place} is neither a value nor a list of values")
+    return None if setting is None else str(setting)
 
 
 def _find_section(value: str) -> tuple[str, str, Any]:
@@ -222,6 +272,14 @@ workers_option = click.option(
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout."
+)
+
+
+curves_option = click.option(
+    "--curves",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=lambda ctx, param, value: _writable(value),
+    help="CSV of the curves.",
 )
 
 

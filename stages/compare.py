@@ -53,7 +53,11 @@ def _read(file: Path, columns: Sequence[str]) -> dict[str, float]:
     if not set(columns) & set(found):
         names = ", ".join(map(str, found)) or "nothing"
         raise DataError(f"{file} has none of {', '.join(columns)}; it has {names}")
-    return {name: float(found[name]) for name in columns if name in found}
+    rows = {name: found[name] for name in columns if name in found}
+    words = [name for name, value in rows.items() if type(value) not in (int, float)]
+    if words:
+        raise DataError(f"{file} has no number for {words[0]}; run rcnnpipe evaluate again")
+    return {name: float(value) for name, value in rows.items()}
 
 
 def _table(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from rcnnpipe.errors import SettingError
 from rcnnpipe.options import (
     StageCommand,
     cores,
+    curves_option,
     data_argument,
     device_option,
     out_option,
@@ -53,6 +54,8 @@ _UNRECORDED = ("init", "network", "padding", "device", "checkpoint_every", "imag
 @click.option("--network", help="Name of a network; a model of ours as --init knows its own.")
 @click.option(
     "--init",
+    metavar="FILE|NAME",
+    type=click.Path(),
     default="none",
     help="Weights: a model.h5, .pth, .npz or .safetensors file, torchvision's name, or none.",
 )
@@ -109,9 +112,7 @@ _UNRECORDED = ("init", "network", "padding", "device", "checkpoint_every", "imag
 )
 @click.option("--checkpoint-every", type=_positive, default=500, help="Iterations.")
 @click.option("--image-cache", type=_count, default=1024, help="MiB of decoded images to keep.")
-@click.option(
-    "--curves", type=click.Path(path_type=Path, dir_okay=False), help="CSV of the curves."
-)
+@curves_option
 @precision_option
 @device_option
 @seed_option

@@ -11,6 +11,7 @@ import click
 from rcnnpipe.options import (
     StageCommand,
     cores,
+    curves_option,
     data_argument,
     device_option,
     out_option,
@@ -45,6 +46,8 @@ _UNRECORDED = ("init", "device", "image_cache", "validate")
 @click.option("--network", default="alexnet", help="Name of a network; a wrong one lists them.")
 @click.option(
     "--init",
+    metavar="FILE|NAME",
+    type=click.Path(),
     default="none",
     help="Weights: a model.h5, .pth, .npz or .safetensors file, torchvision's name, or none.",
 )
@@ -79,9 +82,7 @@ _UNRECORDED = ("init", "device", "image_cache", "validate")
 )
 @click.option("--validate", metavar="SPLIT", help="Tell the accuracy on this split at the end.")
 @click.option("--image-cache", type=click.IntRange(min=0), default=1024, help="MiB of images kept.")
-@click.option(
-    "--curves", type=click.Path(path_type=Path, dir_okay=False), help="CSV of the curves."
-)
+@curves_option
 @precision_option
 @device_option
 @seed_option

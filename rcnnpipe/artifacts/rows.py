@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from rcnnpipe.artifacts.codec import Codec, codec_named
 from rcnnpipe.artifacts.journal import JournalColumn, clear_if_empty, locked
+from rcnnpipe.artifacts.newfile import new_file
 from rcnnpipe.artifacts.store import (
     Header,
     encode_strings,
@@ -151,7 +152,7 @@ class RowWriter:
         assert self.done == len(self._image_ids), f"{self.done} of {len(self._image_ids)} images"
         self._drain(0)
         whole = self._folder / "whole.h5"
-        with h5py.File(whole, "w") as file:
+        with new_file(whole) as file:
             write_header(file, self._header)
             write_attributes(file, attributes or {})
             for name, values in (self.images() | {"offsets": self.offsets}).items():
@@ -248,7 +249,7 @@ class RowWriter:
                 raise ValueError(f"{state['done']} images in a set of {len(self._image_ids)}")
             for column, length, tail in zip(self._columns, state["lengths"], rows, strict=True):
                 column.restore(length, tail)
-        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             if not isinstance(error, FileNotFoundError):
                 _log.info("earlier work on %s is damaged (%s): starting anew", self._path, error)
             for column in self._columns:

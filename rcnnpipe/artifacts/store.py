@@ -18,9 +18,9 @@ from typing import Any, Protocol
 import h5py
 import numpy as np
 
+from rcnnpipe.artifacts.claims import check_sizes
+from rcnnpipe.artifacts.newfile import new_file
 from rcnnpipe.errors import ArtifactError
-
-_ZSTD = 32015  # the number of its HDF5 filter
 
 # kind -> (version of its layout, the command that makes one)
 KINDS = {
@@ -31,10 +31,6 @@ KINDS = {
     "model": (1, "rcnnpipe pretrain or finetune"),
     "detections": (1, "rcnnpipe detect"),
 }
-# Deflate cannot shrink data further than this: a header that claims more rows than its bytes can
-# hold is false, and is refused before memory is taken for it.
-_LARGEST_RATIO = 1040
-_LARGEST_RATIO_OF_OTHERS = 2**18  # zstd on zeros
 
 
 class Identified(Protocol):
@@ -150,7 +146,7 @@ def write_artifact(
     """
     partial = path.with_name(path.name + ".partial.h5")
     try:
-        with h5py.File(partial, "w") as file:
+        with new_file(partial) as file:
             write_header(file, header)
             write_attributes(file, attributes or {})
             for name, values in arrays.items():
@@ -240,7 +236,7 @@ def _checked_header(path: Path, file: h5py.File, kind: str | None) -> Header:
     if found not in KINDS or layout != str(KINDS[found][0]):
         raise ArtifactError(f"{path} holds {schema}, which this version of rcnnpipe cannot read")
     try:
-        _check_sizes(path, file)
+        check_sizes(path, file)
         return Header(
             schema=schema,
             id=str(file.attrs["id"]),
@@ -253,36 +249,6 @@ def _checked_header(path: Path, file: h5py.File, kind: str | None) -> Header:
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         message = f"{path} is damaged ({' '.join(str(error).split())})"
         raise ArtifactError(f"{message}; delete it and run {KINDS[found][1]} again") from None
-
-
-def _check_sizes(path: Path, file: h5py.File) -> None:
-    def check(name: str, node: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(node, h5py.Dataset):
-            if _ZSTD in _filters(node):
-                _learn_zstd(path)
-            stored = node.id.get_storage_size()
-            deflated = node.compression in (None, "gzip") and _filters(node) <= {2, 1}
-            ratio = _LARGEST_RATIO if deflated else _LARGEST_RATIO_OF_OTHERS
-            if node.nbytes > ratio * stored + 4096:
-                raise ValueError(f"{name} claims {node.nbytes} bytes but stores {stored}")
-
-    file.visititems(check)
-
-
-def _learn_zstd(path: Path) -> None:
-    """Register the filter with HDF5, which an import does."""
-    try:
-        import hdf5plugin  # noqa: F401
-    except ImportError:
-        raise ArtifactError(
-            f"{path} is compressed with zstd; run pip install 'rcnnpipe[zstd]' to read it"
-        ) from None
-
-
-def _filters(dataset: h5py.Dataset) -> set[int]:
-    """Ids of a dataset's HDF5 filters: 1 is deflate, 2 is shuffle."""
-    properties = dataset.id.get_create_plist()
-    return {properties.get_filter(number)[0] for number in range(properties.get_nfilters())}
 
 
 def read_attribute(file: h5py.File, name: str) -> Any:

@@ -6,6 +6,7 @@ changes a box.
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -58,8 +59,10 @@ def propose_record(proposer: Proposer, record: Record, seed: int) -> Proposed:
 def _start_process(prepare: Callable[[], object] | None) -> None:
     """Compile or load what is needed, and end when the process that started this one is killed.
 
-    Otherwise workers would wait for it for ever.
+    Otherwise workers would wait for it for ever. An interrupt from the terminal reaches all
+    processes of a command; that one alone answers it.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -34,6 +34,11 @@ MODULES = (
 )
 
 
+def after(seconds: float) -> Callable[[float], bool]:
+    """When a run is to be stopped: so many seconds after its start."""
+    return lambda elapsed: elapsed > seconds
+
+
 class Launcher:
     """Starts runs, one at a time; a context manager."""
 
@@ -104,19 +109,26 @@ def _serve() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         job = json.loads(line)
+        output, into = os.pipe()
         process = os.fork()
         if process == 0:
             os.setpgid(0, 0)
             if job["limit"] is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
-            for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
-                name = os.devnull if number == 0 else job["log"]
-                os.dup2(os.open(name, mode | os.O_CREAT | os.O_APPEND, 0o644), number)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(into, 1)
+            os.dup2(into, 2)
             _become(job["words"])
         with suppress(OSError):  # it did so itself
             os.setpgid(process, process)
         print(process, flush=True)
+        os.close(into)
         _, status = os.waitpid(process, 0)
+        # Not until its end: a process that the run started may hold it a moment longer.
+        os.set_blocking(output, False)
+        with suppress(BlockingIOError), open(job["log"], "ab") as log:
+            log.write(os.read(output, 2**16))
+        os.close(output)
         print(os.waitstatus_to_exitcode(status), flush=True)
     os._exit(0)
 

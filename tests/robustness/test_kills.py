@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.robustness.launcher import Launcher
+from tests.robustness.launcher import Launcher, after
 from tests.robustness.pipeline import Made, commands, out_of, tree
 
 KILLS = int(os.environ.get("RCNNPIPE_KILLS", "2"))
@@ -88,9 +88,7 @@ def test_killed_anywhere(stage: str, made: Made, launcher: Launcher, tmp_path: P
             near = Changes(
                 killed, chance.randint(1, max(1, changes.count)), chance.uniform(0, 0.02)
             )
-            stop = (
-                near if chance.random() < 0.5 else lambda elapsed, moment=moment: elapsed > moment
-            )
+            stop = near if chance.random() < 0.5 else after(moment)
             code, took = launcher.run([*command, out], log, stop)
             assert code in (0, -9), log.read_text()
             _check_files(killed, expected, keeps)

@@ -1,0 +1,184 @@
+"""Settings that are unknown, of the wrong type or cannot work: on the command line and in YAML."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from rcnnpipe.cli import STAGES
+from tests.robustness.pipeline import Made, commands, ran, run
+from tests.robustness.refusal import Case, Cases, Spot, sentence
+
+CASES = Cases()
+
+
+def option(name: str, stage: str, says: str, *more: object, code: int = 2) -> None:
+    """A case: a stage's usual command with something added."""
+    out = {"show": "out.png", "export": "out.json", "evaluate": None}.get(stage, "out.h5")
+
+    def words(spot: Spot) -> Sequence[object]:
+        place = () if out else ("--out", spot.folder / "scores")
+        return (*spot.stage(stage), *place, *more)
+
+    CASES(name, says, code=code, out=out)(words)
+
+
+option("an unknown option", "propose", "No such option '--max-box'", "--max-box", 3)
+option("a negative seed", "propose", "-1 is not in the range x>=0", "--seed", -1)
+option("a seed that is a word", "finetune", "'one' is not a valid integer", "--seed", "one")
+option("negative workers", "extract-features", "-2 is not in the range", "--workers", -2)
+option("no boxes at all", "propose", "0 is not in the range", "--max-boxes", 0)
+option("a rate of nothing", "finetune", "0.0 is not in the range x>0", "--lr", 0)
+option("a rate that is no number", "finetune", "nan", "--lr", "nan")
+option("a rate without end", "pretrain", "inf", "--lr", "inf")
+option("a cost that is no number", "train-svm", "nan", "--cost", "nan")
+option("a penalty without end", "train-bbox-reg", "inf", "--penalty", "inf")
+option("a threshold that is no number", "detect", "nan", "--score-threshold", "nan")
+option("a threshold to draw that is no number", "show", "nan", "--threshold", "nan")
+option("an overlap above one", "detect", "1.5 is not in the range", "--nms-overlap", 1.5)
+option("an overlap that is no number", "evaluate", "nan", "--iou", "nan")
+option("a momentum of one", "pretrain", "1.0 is not in the range", "--momentum", 1)
+option("another system", "finetune", "'yolo' is not 'rcnn'", "--system", "yolo")
+option("another precision", "detect", "'fp8' is not one of", "--precision", "fp8")
+option("another solver", "train-svm", "'smo' is not one of", "--solver", "smo")
+option("an empty layer", "extract-features", "has an empty item", "--layers", "pool5,,fc7")
+option("no CUDA", "extract-features", "--device cuda was asked for", "--device", "cuda", code=1)
+option("no such network", "pretrain", "there is no network 'lenet'", "--network", "lenet", code=1)
+option("no such layer to train from", "finetune", "'fc99'", "--train-from", "fc99", code=1)
+option("more foreground than windows", "finetune", "--foreground 99", "--foreground", 99, code=1)
+option("overlaps that cross", "finetune", "--background-overlap 0.9", "--background-overlap", 0.9,
+       code=1)  # fmt: skip
+option("more parts than windows", "finetune", "--accumulate", "--accumulate", 99, code=1)
+option("boxes without their method", "propose", "go together", "--boxes", "b.json")
+option("no such image to draw", "show", "has no image 'x'", "--images", "x", code=1)
+option("a panel without its file", "show", "--kind proposals needs", "--kind", "proposals", code=1)
+option("masks of an artifact", "evaluate", "needs a result json", "--region", "masks", code=1)
+option("a format of another kind", "export", "detections.h5 holds", "--format", "npz", code=1)
+
+
+@CASES("COCO results without a data set", "--format coco needs --data", out="out.json")
+def _(spot: Spot) -> Sequence[object]:
+    return ("export", spot.made.detections, "--format", "coco")
+
+
+@CASES("VOC results without a split", "--format voc needs --split", out=None)
+def _(spot: Spot) -> Sequence[object]:
+    return ("export", spot.made.detections, "--format", "voc", "--out", spot.folder / "voc")
+
+
+@CASES("no such column to compare", "has none of speed", out="table.md")
+def _(spot: Spot) -> Sequence[object]:
+    return ("compare", spot.made.scores, "--columns", "speed")
+
+
+@CASES("two rows of one name", "two rows would be called 'scores'", out="table.md")
+def _(spot: Spot) -> Sequence[object]:
+    return ("compare", spot.made.scores, spot.made.scores)
+
+
+@CASES("metrics that are a list", "metrics.json", "run rcnnpipe evaluate", out="table.md")
+def _(spot: Spot) -> Sequence[object]:
+    return ("compare", spot.file("a/metrics.json", "[1]"))
+
+
+@CASES("metrics that are words", "metrics.json has no number for ap", out="table.md")
+def _(spot: Spot) -> Sequence[object]:
+    return ("compare", spot.file("a/metrics.json", '{"ap": "high"}'))
+
+
+@CASES("metrics that are no JSON", "metrics.json is no JSON", out="table.md")
+def _(spot: Spot) -> Sequence[object]:
+    return ("compare", spot.file("a/metrics.json", "{"))
+
+
+@CASES(
+    "metrics that are missing",
+    "{folder}/a: No such file",
+    "run rcnnpipe evaluate first",
+    out="table.md",
+)
+def _(spot: Spot) -> Sequence[object]:
+    return ("compare", spot.folder / "a")
+
+
+@CASES("neither model nor features", "either --model", "or --features")
+def _(spot: Spot) -> Sequence[object]:
+    return ("detect", spot.made.data, "--split", "test")
+
+
+@CASES("finetuning without proposals", "needs --proposals")
+def _(spot: Spot) -> Sequence[object]:
+    return ("finetune", spot.made.data, "--split", "train", "--network", "demo")
+
+
+@CASES("a quarantine without --fix", "give --fix too", code=2, out=None)
+def _(spot: Spot) -> Sequence[object]:
+    return ("check", spot.made.data, "--quarantine", spot.folder / "q.json")
+
+
+@CASES("drawing nothing sensible", "'train=many' is not SPLIT=NUMBER", code=2, out=None)
+def _(spot: Spot) -> Sequence[object]:
+    return ("prepare", "shapes", "--out", spot.folder / "new", "--images", "train=many")
+
+
+@CASES("drawing over something else", "{folder}/full exists and is no drawn set", out=None)
+def _(spot: Spot) -> Sequence[object]:
+    return ("prepare", "shapes", "--out", spot.file("full/photo.txt", "mine").parent)
+
+
+def params(name: str, text: str | bytes, section: str, *says: str) -> None:
+    """A case: propose with settings from a file."""
+
+    def words(spot: Spot) -> Sequence[object]:
+        spot.file("params.yaml", text)
+        return (*spot.stage("propose"), "--params", f"{spot.folder}/params.yaml{section}")
+
+    CASES(name, *says, code=2)(words)
+
+
+params("an unknown key", "propose: {max-box: 9}", ":propose", "'max-box'", "'max-boxes'")
+params("a key of another stage", "propose: {lr: 9}", ":propose", "'lr' in", "is not an option")
+params("a bad value", "propose: {resize-width: many}", ":propose", "'many'", "params.yaml:propose")
+params("a value out of range", "propose: {seed: -4}", ":propose", "-4", "params.yaml:propose")
+params("a list for a number", "propose: {resize-width: [1, 2]}", ":propose", "params.yaml:propose")
+params("a mapping for a number", "propose: {seed: {a: 1}}", ":propose", "params.yaml:propose")
+params("a number for a flag", "propose: {inclusive: 7}", ":propose", "params.yaml:propose")
+params("yes for a number", "propose: {resize-width: yes}", ":propose", "params.yaml:propose")
+params("no such section", "propose: {}", ":detect", "has no section 'detect'")
+params("a section that is a list", "propose: [1]", ":propose", "is not a mapping of settings")
+params("a file that is a list", "[1, 2]", "", "is not a mapping of settings")
+params("no YAML", "propose: [", ":propose", "is not YAML")
+params("no text", b"\xff\xfe\x81", ":propose", "is not YAML")
+params("without end", "[" * 5000, ":propose", "nested too deeply")
+
+
+@CASES("no such file of settings", "nowhere.yaml: No such file", code=2)
+def _(spot: Spot) -> Sequence[object]:
+    return (*spot.stage("propose"), "--params", f"{spot.folder}/nowhere.yaml:propose")
+
+
+def test_lists_and_words_in_a_section(made: Made, tmp_path: Path) -> None:
+    file, out = tmp_path / "params.yaml", tmp_path / "out.png"
+    file.write_text("show: {kind: [truth, detections], images: [100], count: 2, threshold: 0.5}")
+    ran(*Spot(made, tmp_path).stage("show"), "--params", f"{file}:show", "--out", out)
+    assert out.is_file()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_refused(case: Case, made: Made, tmp_path: Path) -> None:
+    case.check(made, tmp_path)
+
+
+def test_a_misspelt_stage_is_guessed() -> None:
+    assert "extract-features" in sentence(run("extract-feature"), 2)
+
+
+@pytest.mark.parametrize("stage", [name for name in STAGES if name != "prepare"])
+def test_a_stage_without_its_arguments(stage: str) -> None:
+    assert "Missing" in sentence(run(stage), 2)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_option_that_no_stage_has(made: Made, stage: str) -> None:
+    words = commands(made).get(stage, ("", [stage, made.model]))[1]
+    assert "No such option '--frobnicate'" in sentence(run(*words, "--frobnicate", 1), 2)
