@@ -91,9 +91,12 @@ class StageCommand(click.Command):
             # Full disks, missing rights, folders that are files: the system's words, and the file.
             if isinstance(error, BrokenPipeError):
                 raise
-            place = error.filename or ctx.params.get("out")  # a failed write does not say where
-            told = error.strerror or error
-            raise click.ClickException(f"{place}: {told}" if place else str(told)) from error
+            told, out = error.strerror or str(error), ctx.params.get("out")
+            if error.filename:
+                told = f"{error.filename}: {told}"
+            elif out:  # a failed write does not say where
+                told = f"{told}, in making {out}"
+            raise click.ClickException(told) from error
         except MemoryError as error:
             raise click.ClickException(
                 f"out of memory ({error}); lower --workers or the batch size"

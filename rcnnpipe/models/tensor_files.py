@@ -35,7 +35,7 @@ def open_torch(path: Path) -> Iterator[Opened]:
         raise DataError(
             f"{path} holds more than tensors, which could run code; save its state_dict alone"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError) as error:
         raise DataError(f"{path} cannot be read as PyTorch weights ({_one_line(error)})") from None
     for wrapper in ("state_dict", "model"):
         if isinstance(held, Mapping) and isinstance(held.get(wrapper), Mapping):
@@ -63,7 +63,8 @@ def open_safetensors(path: Path) -> Iterator[Opened]:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
             yield shapes, lambda name: _plain(file.get_tensor(name))
     except SafetensorError as error:
-        raise DataError(f"{path} is no safetensors file, or damaged ({_one_line(error)})") from None
+        reason = _one_line(error).removeprefix("Error while deserializing header: ")
+        raise DataError(f"{path} is no safetensors file, or damaged ({reason})") from None
 
 
 @contextmanager
@@ -118,7 +119,8 @@ def _plain(value: Tensor) -> Tensor:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    told = getattr(error, "strerror", None) or error
+    return " ".join(str(told).split())[:200]
 
 
 READERS: dict[str, Callable[[Path], AbstractContextManager[Opened]]] = {

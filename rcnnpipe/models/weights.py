@@ -128,7 +128,9 @@ def _tensors_of(
 
 def _from_torchvision(name: str, source: str) -> tuple[str, dict[str, Tensor]]:
     if name in NETWORKS and not NETWORKS[name].torchvision:
-        raise SettingError(f"torchvision has no {name}; give a file of weights, or none")
+        told = "" if source == "torchvision" else f"{source!r} is no file of weights, and "
+        kinds = ", ".join((*READERS, ".h5"))
+        raise SettingError(f"{told}torchvision has no {name}; give a file ({kinds}), or none")
     known = get_model_weights(_TORCHVISION_NAMES.get(name, name))
     names = [weights.name for weights in known]
     if source != "torchvision" and source not in names:
