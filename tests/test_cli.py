@@ -66,7 +66,7 @@ def test_misspelt_command_gets_a_suggestion() -> None:
 @click.option("--out", type=click.Path())
 @click.option("--fail", is_flag=True)
 @click.pass_context
-def toy(ctx: click.Context, fail: bool, **_: object) -> None:
+def toy(ctx: click.Context, /, fail: bool, **_: object) -> None:
     if fail:
         raise DataError("image 7 is broken; run rcnnpipe check")
     click.echo(stage_settings(ctx))
