@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 from click.testing import Result
 
 from tests.robustness.pipeline import Made, change_coco, commands, out_of, run, tree
 
 BEFORE = b"the complete file of before"
+# What stages write that write no artifact.
+OUT = {"show": "out.png", "export": "out.json"}
 
 
 @dataclass(frozen=True)
@@ -125,3 +128,14 @@ class Cases(list[Case]):
             self.append(Case(name, words, says, **more))
 
         return add
+
+
+def changed(source: Path, change: Callable[[h5py.File], object]) -> Callable[[Path], object]:
+    """Makes a copy of an artifact with something in it changed."""
+
+    def make(path: Path) -> None:
+        shutil.copy(source, path)
+        with h5py.File(path, "r+") as file:
+            change(file)
+
+    return make

@@ -73,8 +73,10 @@ def test_json(made: Made, tmp_path: Path, stage: str) -> None:
 
 
 def test_json_of_check(made: Made) -> None:
+    before = tree(made.faulty)
     assert as_json(run("check", made.faulty, "--json").stdout)["errors"] == 2
     assert as_json(ran("check", made.data, "--json").stdout)["errors"] == 0
+    assert tree(made.faulty) == before
 
 
 @pytest.mark.parametrize(
