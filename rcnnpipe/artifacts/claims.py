@@ -4,6 +4,7 @@ from pathlib import Path
 
 import h5py
 
+from rcnnpipe.artifacts.codec import filters_of
 from rcnnpipe.errors import ArtifactError
 
 _ZSTD = 32015  # the number of its HDF5 filter
@@ -23,10 +24,10 @@ def check_sizes(path: Path, file: h5py.File) -> None:
 
     def check(name: str, node: h5py.Dataset | h5py.Group) -> None:
         if isinstance(node, h5py.Dataset):
-            if _ZSTD in _filters(node):
+            if _ZSTD in filters_of(node):
                 _learn_zstd(path)
             stored = node.id.get_storage_size()
-            deflated = node.compression in (None, "gzip") and _filters(node) <= {2, 1}
+            deflated = node.compression in (None, "gzip") and set(filters_of(node)) <= {2, 1}
             ratio = _LARGEST_RATIO if deflated else _LARGEST_RATIO_OF_OTHERS
             if node.nbytes > ratio * stored + 4096:
                 raise ValueError(f"{name} claims {node.nbytes} bytes but stores {stored}")
@@ -42,9 +43,3 @@ def _learn_zstd(path: Path) -> None:
         raise ArtifactError(
             f"{path} is compressed with zstd; run pip install 'rcnnpipe[zstd]' to read it"
         ) from None
-
-
-def _filters(dataset: h5py.Dataset) -> set[int]:
-    """Ids of a dataset's HDF5 filters: 1 is deflate, 2 is shuffle."""
-    properties = dataset.id.get_create_plist()
-    return {properties.get_filter(number)[0] for number in range(properties.get_nfilters())}

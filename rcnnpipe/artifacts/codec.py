@@ -3,11 +3,14 @@
 The bytes are those HDF5's own filters would read, written by ``write_direct_chunk``.
 """
 
+import math
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import h5py
 import numpy as np
 
 from rcnnpipe.errors import SettingError
@@ -20,13 +23,14 @@ class Codec:
     """How a chunk becomes bytes and back.
 
     Attributes:
-        compress, decompress: on bytes whose equal-significance bytes stand together ("shuffled").
+        compress: on bytes whose equal-significance bytes stand together ("shuffled").
+        decompress: the inverse, given the number of bytes that must come out; more are never made.
         shuffled: whether they are; a codec that does nothing leaves them in place.
         hdf5_options: what ``create_dataset`` needs to read the bytes back.
     """
 
     compress: Callable[[bytes], bytes]
-    decompress: Callable[[bytes], bytes]
+    decompress: Callable[[bytes, int], bytes]
     shuffled: bool
     hdf5_options: Mapping[str, Any]
 
@@ -39,11 +43,25 @@ class Codec:
         return self.compress(np.ascontiguousarray(columns.T).tobytes())
 
     def unpack(self, packed: bytes, dtype: np.dtype[Any], shape: Sequence[int]) -> Array:
-        """The chunk that :meth:`pack` took."""
+        """The chunk that :meth:`pack` took.
+
+        Raises:
+            ValueError: the bytes are damaged, or of another chunk.
+        """
         if not self.shuffled:
             return np.frombuffer(packed, dtype).reshape(shape)
-        raw = np.frombuffer(self.decompress(packed), np.uint8).reshape(dtype.itemsize, -1)
-        return np.ascontiguousarray(raw.T).view(dtype).reshape(shape)
+        size = dtype.itemsize * math.prod(shape)
+        raw = np.frombuffer(self.decompress(packed, size), np.uint8).reshape(dtype.itemsize, -1)
+        values: Array = _together(raw).view(dtype).reshape(shape)
+        return values
+
+
+def _together(raw: Array) -> Array:
+    """Bytes of equal significance (b, n) back into n numbers of b bytes each."""
+    if len(raw) == 2 and sys.byteorder == "little":  # float16: six times as fast as a transposition
+        values: Array = raw[0] | raw[1].astype(np.uint16) << np.uint16(8)
+        return values
+    return np.ascontiguousarray(raw.T)
 
 
 def codec_named(name: str) -> Codec:
@@ -54,9 +72,9 @@ def codec_named(name: str) -> Codec:
     """
     if name == "gzip":
         options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-        return Codec(lambda data: zlib.compress(data, 1), zlib.decompress, True, options)
+        return Codec(lambda data: zlib.compress(data, 1), _inflate, True, options)
     if name == "none":
-        return Codec(lambda data: data, lambda data: data, False, {})
+        return Codec(lambda data: data, lambda data, size: data, False, {})
     try:
         import hdf5plugin
         import zstandard
@@ -67,7 +85,33 @@ def codec_named(name: str) -> Codec:
     # A compressor is not safe to share between threads; making one costs little beside a chunk.
     return Codec(
         lambda data: zstandard.ZstdCompressor(level=1).compress(data),
-        lambda data: zstandard.ZstdDecompressor().decompress(data),
+        lambda data, size: zstandard.ZstdDecompressor().decompress(data, size),
         True,
         {**hdf5plugin.Zstd(clevel=1), "shuffle": True},
     )
+
+
+def _inflate(data: bytes, size: int) -> bytes:
+    try:
+        found = zlib.decompressobj().decompress(data, size)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if len(found) != size:
+        raise ValueError(f"{len(found)} bytes instead of {size}")
+    return found
+
+
+def codec_of(dataset: h5py.Dataset) -> Codec | None:
+    """The codec whose bytes a dataset holds; None where it is packed in no way of ours."""
+    if dataset.chunks is None:
+        return None
+    filters = filters_of(dataset)
+    if filters == [2, 1]:
+        return codec_named("gzip")
+    return None if filters else codec_named("none")
+
+
+def filters_of(dataset: h5py.Dataset) -> list[int]:
+    """Numbers of a dataset's HDF5 filters in order: 1 is deflate, 2 is shuffle."""
+    properties = dataset.id.get_create_plist()
+    return [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
