@@ -6,7 +6,9 @@ regression, and nothing is suppressed before the caps.
 Vocabulary: R regions, K classes, D length of features, C candidates (a region with one class).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +18,9 @@ import torchvision
 from torch import Tensor
 
 from rcnnpipe import boxes as box_ops
+from rcnnpipe.artifacts.columns import rows_for_images
+from rcnnpipe.artifacts.detections import COLUMNS, Detections
+from rcnnpipe.ragged import offsets_of, rows_of
 
 Array = np.ndarray[Any, Any]
 
@@ -105,6 +110,26 @@ def candidates_of(scores: Tensor, threshold: float = -np.inf, most: int = 100) -
     return Candidates(regions[good], ordered[good], labels[good])
 
 
+def suppress_candidates(found: Candidates, boxes: Tensor, overlap: float, most: int) -> Candidates:
+    """Suppress, then cap: the order of SPP-net's ``spp_test.m``.
+
+    Args:
+        found: candidates without a cap.
+        boxes: (R, 4) of all regions, unrefined.
+        overlap: as in :func:`suppress`.
+        most: candidates for each class, 0 for no limit.
+    """
+    own = boxes.cpu()[found.regions.cpu()]
+    labels = found.labels.cpu().numpy()
+    kept = np.sort(suppress(own.numpy(), found.scores.cpu().numpy(), labels, overlap))
+    # By class, then falling score: a row's place in its class is its distance from the class's end.
+    first_of_class = np.searchsorted(labels[kept], labels[kept])
+    if most:
+        kept = kept[np.arange(len(kept)) - first_of_class < most]
+    rows = torch.from_numpy(kept).to(found.regions.device)
+    return Candidates(found.regions[rows], found.scores[rows], found.labels[rows])
+
+
 def class_thresholds(
     scores: Array, labels: Array, classes: int, most: int
 ) -> npt.NDArray[np.float32]:
@@ -158,6 +183,7 @@ def detect_regions(
     refiner: Refiner | None,
     threshold: float,
     most: int,
+    suppress_first: float = 1.0,
 ) -> dict[str, Array]:
     """Candidates of one image: scored, capped, and refined.
 
@@ -168,11 +194,17 @@ def detect_regions(
         scorer: makes the scores.
         refiner: moves the boxes, or None.
         threshold, most: as in :func:`candidates_of`.
+        suppress_first: below 1, candidates are suppressed at this overlap before they are capped.
 
     Returns:
         columns of a detections file: boxes (C, 4) within the image, scores (C,), labels (C,).
     """
-    found = candidates_of(scorer(features[scorer.layer]), threshold, most)
+    scores = scorer(features[scorer.layer])
+    if suppress_first < 1:
+        found = candidates_of(scores, threshold, 0)
+        found = suppress_candidates(found, boxes, suppress_first, most)
+    else:
+        found = candidates_of(scores, threshold, most)
     moved = boxes.to(found.regions.device)[found.regions]
     if refiner is not None and len(moved):
         moved = refiner(features[refiner.layer][found.regions], moved, found.labels)
@@ -181,6 +213,43 @@ def detect_regions(
         "scores": found.scores.cpu().numpy(),
         "labels": found.labels.cpu().numpy(),
     }
+
+
+def gather_candidates(
+    paths: Sequence[Path], stored: Sequence[Detections], image_ids: tuple[str, ...]
+) -> tuple[dict[str, Array], Array]:
+    """The candidates of some images out of one file or several, file after file in each image.
+
+    He et al. 2014, section 4.4: two models are combined by scoring with both, then suppressing over
+    the union of their boxes.
+
+    Args:
+        paths: of the files.
+        stored: their candidates.
+        image_ids: (N) the images wanted.
+
+    Returns:
+        columns (C, ...) and offsets (N + 1,).
+
+    Raises:
+        ArtifactError: a file lacks an image.
+    """
+    numbers = [
+        rows_for_images(path, one.image_ids, image_ids, "candidates")
+        for path, one in zip(paths, stored, strict=True)
+    ]
+    rows = [
+        [rows_of(one.offsets, place[image]) for one, place in zip(stored, numbers, strict=True)]
+        for image in range(len(image_ids))
+    ]
+    counts = [sum(part.stop - part.start for part in parts) for parts in rows]
+
+    def column(name: str) -> Array:
+        of_files = [getattr(one, name) for one in stored]
+        parts = [of[part] for places in rows for of, part in zip(of_files, places, strict=True)]
+        return np.concatenate((of_files[0][:0], *parts))
+
+    return {name: column(name) for name in COLUMNS}, offsets_of(counts)
 
 
 def select(

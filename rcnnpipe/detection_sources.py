@@ -20,7 +20,8 @@ from rcnnpipe.artifacts.svm import read_svm
 from rcnnpipe.datasets.records import Dataset
 from rcnnpipe.detection import Refiner, Scorer, SoftmaxScorer, SvmScorer
 from rcnnpipe.errors import ArtifactError
-from rcnnpipe.extraction import Extractor, Regions, extract
+from rcnnpipe.extraction.choice import extractor_for
+from rcnnpipe.extraction.regions import Regions, extract
 from rcnnpipe.linear.ridge import BoxRefiner
 from rcnnpipe.models.folding import fold_batch_norm
 from rcnnpipe.models.weights import read_network
@@ -57,7 +58,7 @@ def open_source(
     Args:
         dataset: whose images are looked at.
         options: of the stage: model or features, proposals, svm, bbox_reg, refine, max_proposals,
-            batch_size, precision, seed.
+            batch_size, precision, seed, scales.
         device: where to compute.
         workers: threads that decode images.
 
@@ -67,7 +68,7 @@ def open_source(
     inputs: dict[str, Any] = {"data": dataset}
     origin: Path = options["model"] or options["features"]
     if options["features"] is not None:
-        with open_features(origin) as cache:
+        with open_features(origin, workers) as cache:
             inputs["features"] = cache.header
             numbers = rows_for_images(origin, cache.image_ids, dataset.image_ids, "features")
             parts = _Parts(options, origin, cache.header, device, inputs)
@@ -91,9 +92,7 @@ def open_source(
     inputs["model"] = model
     parts = _Parts(options, origin, model, device, inputs)
     parts.check_layers(origin, network.layer_sizes)
-    extractor = Extractor(
-        network, parts.layers, device, options["precision"], options["batch_size"]
-    )
+    extractor = extractor_for(network, parts.layers, device, options)
     if options["proposals"] is None:
         boxes_of = proposals_on_the_spot(dataset, options["seed"], options["max_proposals"])
     else:
@@ -103,7 +102,7 @@ def open_source(
     def computed(images: Sequence[int]) -> Iterator[Pair]:
         todo = (Regions(dataset.records[i], boxes_of(i)) for i in images)
         for regions, found in extract(extractor, todo, workers):
-            features = {x: torch.from_numpy(values).to(device) for x, values in found.items()}
+            features = {x: torch.from_numpy(found[x]).to(device) for x in parts.layers}
             yield torch.from_numpy(regions.boxes), features
 
     yield parts.source(computed)

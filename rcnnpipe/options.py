@@ -251,6 +251,19 @@ class CommaList(click.ParamType[tuple[str, ...]]):
         return words
 
 
+class NumberList(CommaList):
+    """Several whole numbers above 0 in one word, separated by commas."""
+
+    name = "n,m,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A tuple of numbers."""
+        words = super().convert(value, param, ctx)
+        if not all(word.isdecimal() and int(word) > 0 for word in words):
+            self.fail(f"{value!r} is no list of whole numbers above 0", param, ctx)
+        return tuple(map(int, words))
+
+
 data_argument = click.argument("data", type=click.Path(path_type=Path))
 split_option = click.option(
     "--split", metavar="NAME", help="Which part of the data set, e.g. train."
@@ -270,8 +283,15 @@ precision_option = click.option(
 workers_option = click.option(
     "--workers",
     type=click.IntRange(min=0),
-    default=None,
-    help="Processes or threads; default: one a core.",
+    default=lambda: cores(),
+    show_default="one a core",
+    help="Processes or threads.",
+)
+scales_option = click.option(
+    "--scales",
+    type=NumberList(),
+    help="Shorter sides of the image, for a network with a pyramid; by default the model's.",
+    show_default=False,
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout."

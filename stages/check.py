@@ -9,7 +9,6 @@ import click
 
 from rcnnpipe.options import (
     StageCommand,
-    cores,
     data_argument,
     json_option,
     say,
@@ -44,7 +43,7 @@ def command(
     split: str | None,
     fix: bool,
     quarantine: Path | None,
-    workers: int | None,
+    workers: int,
     as_json: bool,
 ) -> None:
     """Find every fault of a data set; list what to leave out.
@@ -72,8 +71,7 @@ def command(
     for parsed in splits.values():
         faults += parsed.faults
     images = unique_images(splits)
-    threads = cores() if workers is None else workers
-    for found in track(check_images(images, threads), len(images), "check"):
+    for found in track(check_images(images, workers), len(images), "check"):
         faults += found
     faults += check_objects(splits)
     faults += check_set(recipe, splits)

@@ -10,12 +10,12 @@ import click
 from rcnnpipe.errors import SettingError
 from rcnnpipe.options import (
     StageCommand,
-    cores,
     data_argument,
     device_option,
     out_option,
     precision_option,
     say,
+    scales_option,
     seed_option,
     split_option,
     stage_settings,
@@ -23,7 +23,9 @@ from rcnnpipe.options import (
 )
 
 if TYPE_CHECKING:
-    from rcnnpipe.artifacts.rows import RowWriter
+    from rcnnpipe.artifacts.rows import Array, RowWriter
+    from rcnnpipe.artifacts.store import Header
+    from rcnnpipe.datasets import Dataset
 
 VERSION = 1
 
@@ -36,6 +38,12 @@ MOST_PER_IMAGE, MOST_PER_SET = 100, 40
 @split_option
 @click.option("--model", type=click.Path(path_type=Path), help="The network, to go by pixels.")
 @click.option("--features", type=click.Path(path_type=Path), help="A feature cache instead of it.")
+@click.option(
+    "--candidates",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Detections made with --keep-candidates, to suppress anew; several are put together.",
+)
 @click.option(
     "--proposals",
     type=click.Path(path_type=Path),
@@ -69,8 +77,14 @@ MOST_PER_IMAGE, MOST_PER_SET = 100, 40
 )
 @click.option("--max-proposals", type=click.IntRange(min=0), default=0, help="Best of an image.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, help="Windows at once.")
+@click.option(
+    "--suppress-first",
+    is_flag=True,
+    help="Suppress before the caps as well, as SPP-net does; R-CNN caps first.",
+)
 @click.option("--keep-candidates", is_flag=True, help="Store what was there before suppression.")
 @seed_option
+@scales_option
 @precision_option
 @device_option
 @workers_option
@@ -96,11 +110,18 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
     started = time.monotonic()
     out = options["out"]
-    if (options["model"] is None) == (options["features"] is None):
-        raise SettingError("detect needs either --model (from pixels) or --features (from a cache)")
+    if sum(bool(options[name]) for name in ("model", "features", "candidates")) != 1:
+        raise SettingError(
+            "detect needs one of --model (from pixels), --features (from a cache) and --candidates "
+            "(to suppress anew)"
+        )
     dataset = open_dataset(options["data"], options["split"])
+    if options["candidates"]:
+        _suppress_anew(ctx, dataset, options)
+        say(f"wrote {out} ({len(dataset.records)} images, {time.monotonic() - started:.0f} s)")
+        return
     device = choose_device(options["device"])
-    workers = cores() if options["workers"] is None else options["workers"]
+    workers = options["workers"]
     threshold = options["score_threshold"]
     with open_source(dataset, options, device, workers) as source:
         header = make_header(
@@ -123,6 +144,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
                     source.refiner,
                     -np.inf if threshold is None else threshold,
                     options["max_per_image"],
+                    options["nms_overlap"] if options["suppress_first"] else 1.0,
                 )
 
         with torch.inference_mode():
@@ -137,21 +159,71 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     say(f"wrote {out} ({len(dataset.records)} images, {seconds:.0f} s)")
 
 
-def _finish(writer: "RowWriter", out: Path, header: Any, options: dict[str, Any]) -> None:
+def _finish(writer: "RowWriter", out: Path, header: "Header", options: dict[str, Any]) -> None:
     """Cap and suppress over the whole set; the journal held the candidates."""
     from rcnnpipe.artifacts.detections import COLUMNS
+
+    candidates = {name: writer.column(name) for name in COLUMNS}
+    _write(out, header, options, writer.images(), candidates, writer.offsets)
+    writer.clear()
+
+
+def _write(
+    out: Path,
+    header: "Header",
+    options: dict[str, Any],
+    images: "dict[str, Array]",
+    candidates: "dict[str, Array]",
+    offsets: "Array",
+) -> None:
+    """Cap and suppress candidates (C, ...) of all images, and write what remains."""
     from rcnnpipe.artifacts.store import write_artifact
     from rcnnpipe.detection import select
     from rcnnpipe.ragged import offsets_of
 
-    candidates = {name: writer.column(name) for name in COLUMNS}
     classes = len(header.classes) - 1
     columns, counts = select(
-        candidates, writer.offsets, classes, options["max_per_set"], options["nms_overlap"]
+        candidates, offsets, classes, options["max_per_set"], options["nms_overlap"]
     )
-    arrays = writer.images() | {"offsets": offsets_of(counts)} | columns
+    arrays = images | {"offsets": offsets_of(counts)} | columns
     if options["keep_candidates"]:
         arrays |= {f"candidates/{name}": column for name, column in candidates.items()}
-        arrays["candidates/offsets"] = writer.offsets
+        arrays["candidates/offsets"] = offsets
     write_artifact(out, header, arrays)
-    writer.clear()
+
+
+def _suppress_anew(ctx: click.Context, dataset: "Dataset", options: dict[str, Any]) -> None:
+    """Detections from candidates that were kept, of one run or of several models together."""
+    import numpy as np
+
+    from rcnnpipe.artifacts.detections import read_candidates
+    from rcnnpipe.artifacts.store import encode_strings, make_header, require_same_classes
+    from rcnnpipe.detection import gather_candidates
+
+    for name in ("proposals", "svm", "bbox_reg", "scales"):
+        if options[name]:
+            raise SettingError(
+                f"--{name.replace('_', '-')} has no meaning with --candidates, whose scores and "
+                "boxes are as they are; leave it out"
+            )
+    paths = options["candidates"]
+    found = [read_candidates(path) for path in paths]
+    first = found[0].header
+    for path, other in zip(paths[1:], found[1:], strict=True):
+        require_same_classes(str(paths[0]), first.classes, str(path), other.classes)
+    header = make_header(
+        "detections",
+        stage="detect",
+        version=VERSION,
+        settings=stage_settings(ctx),
+        inputs={"data": dataset}
+        | {f"candidates-{number}": one.header for number, one in enumerate(found, start=1)},
+        classes=first.classes,
+        software=["torch", "torchvision"],
+    )
+    candidates, offsets = gather_candidates(paths, found, dataset.image_ids)
+    images = {
+        "image_ids": encode_strings(dataset.image_ids),
+        "sizes": np.array([record.size for record in dataset.records], np.int64).reshape(-1, 2),
+    }
+    _write(options["out"], header, options, images, candidates, offsets)

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,13 @@ from rcnnpipe.errors import RcnnpipeError
 from rcnnpipe.options import (
     CommaList,
     StageCommand,
-    cores,
     data_argument,
     device_option,
     out_option,
     precision_option,
     say,
+    scales_option,
+    seed_option,
     split_option,
     stage_settings,
     workers_option,
@@ -60,6 +62,13 @@ VERSION = 1
 @click.option(
     "--max-proposals", type=click.IntRange(min=0), default=0, help="Best of an image; 0: all."
 )
+@scales_option
+@click.option(
+    "--random-scales",
+    is_flag=True,
+    help="Each region from a random scale, for fine-tuning to learn from; not for the SVMs.",
+)
+@click.option("--mirror", is_flag=True, help="All images once more, mirrored, under ID@mirrored.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, help="Windows at once.")
 @click.option(
     "--compression",
@@ -67,6 +76,7 @@ VERSION = 1
     default="gzip",
     help="Of the file.",
 )
+@seed_option
 @precision_option
 @device_option
 @workers_option
@@ -81,17 +91,18 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     import numpy as np
     import torch
 
-    from rcnnpipe.artifacts.features import region_columns
+    from rcnnpipe.artifacts.features import PLACES, region_columns
     from rcnnpipe.artifacts.store import make_header
     from rcnnpipe.datasets import open_dataset
     from rcnnpipe.datasets.policy import Policy, labels_under
     from rcnnpipe.devices import choose_device
-    from rcnnpipe.extraction import (
-        Extractor,
+    from rcnnpipe.extraction.choice import extractor_for
+    from rcnnpipe.extraction.regions import (
         Regions,
         bytes_needed,
         extract,
         mean_norm,
+        mirrored,
         region_columns_of,
     )
     from rcnnpipe.models.folding import fold_batch_norm
@@ -120,39 +131,49 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         software=["torch", "torchvision"],
     )
     classes = len(names) - 1
-    sizes = {name: network.layer_sizes[name] for name in _known(layers, network.layer_names)}
+    all_sizes = network.layer_sizes
+    sizes = {name: all_sizes[name] for name in _known(layers, network.layer_names)}
     policy = Policy(difficult=options["difficult"], crowd=options["crowd"])
+    todo = [
+        Regions(record, boxes) for record, boxes in zip(dataset.records, proposals, strict=True)
+    ]
+    if options["mirror"]:
+        todo += [mirrored(one) for one in todo]
     described = [
-        region_columns_of(record, labels_under(record, policy), boxes, classes, options["truth"])
-        for record, boxes in zip(dataset.records, proposals, strict=True)
+        region_columns_of(
+            *(one.record, labels_under(one.record, policy), one.boxes, classes, options["truth"])
+        )
+        for one in todo
     ]
     rows = sum(len(columns["boxes"]) for columns in described)
     _check_disk(out, bytes_needed(rows, sizes), rows, options["compression"])
 
+    extractor = extractor_for(network, layers, device, options)
+
     def produce(numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
-        extractor = Extractor(network, layers, device, options["precision"], options["batch_size"])
-        todo = (Regions(dataset.records[i], described[i]["boxes"]) for i in numbers)
-        for i, (_, found) in zip(numbers, extract(extractor, todo, workers), strict=True):
-            norms = {f"norms/{layer}": _norms(values) for layer, values in found.items()}
-            found = {f"layers/{layer}": values for layer, values in found.items()}
-            yield described[i] | found | norms
+        chosen = (replace(todo[i], boxes=described[i]["boxes"]) for i in numbers)
+        for i, (_, found) in zip(numbers, extract(extractor, chosen, workers), strict=True):
+            values = {f"layers/{layer}": found.pop(layer) for layer in layers}
+            norms = {f"norms/{layer}": _norms(values[f"layers/{layer}"]) for layer in layers}
+            yield described[i] | values | norms | found
 
     def finish(writer: "RowWriter") -> None:
         norms = {layer: writer.column(f"norms/{layer}") for layer in layers}
         means = {f"mean_norm/{x}": mean_norm(norms[x], writer.offsets) for x in layers}
         writer.finish(attributes=means)
 
-    workers = cores() if options["workers"] is None else options["workers"]
+    workers = options["workers"]
     with torch.inference_mode():
         write_rows(
             *(out, header),
             {
                 **region_columns(classes),
+                **(PLACES if network.head else {}),
                 **{f"layers/{name}": (np.float16, (size,)) for name, size in sizes.items()},
                 **{f"norms/{name}": (np.float32, ()) for name in sizes},
             },
-            dataset.image_ids,
-            np.array([record.size for record in dataset.records]),
+            [one.record.image_id for one in todo],
+            np.array([one.record.size for one in todo]),
             produce,
             finish,
             label="extract-features",

@@ -10,9 +10,7 @@ import click
 from rcnnpipe.errors import SettingError
 from rcnnpipe.options import (
     StageCommand,
-    cores,
     curves_option,
-    data_argument,
     device_option,
     out_option,
     precision_option,
@@ -22,13 +20,15 @@ from rcnnpipe.options import (
     stage_settings,
     workers_option,
 )
-from rcnnpipe.systems.rcnn import CROPS, SAMPLING, SOLVER, Sampling, Solver
+from rcnnpipe.system_options import SYSTEMS, complete_options, rules_of, system_option
+from rcnnpipe.systems.rcnn import CROPS, Solver
 
 if TYPE_CHECKING:
     from rcnnpipe.artifacts.store import Header
-    from rcnnpipe.datasets import Dataset
     from rcnnpipe.models.backbones import Network
+    from rcnnpipe.training.cached import RowSource
     from rcnnpipe.training.distributed import Ranks
+    from rcnnpipe.training.finetuning import WindowSource
     from rcnnpipe.training.windows import Windows
 
 VERSION = 1
@@ -41,16 +41,21 @@ _above_zero = click.FloatRange(min=0, min_open=True)
 _not_negative = click.FloatRange(min=0)
 _flags = click.Choice(["keep", "ignore", "drop"])
 # These do not change the result, or are recorded by what they stand for.
-_UNRECORDED = ("init", "network", "padding", "device", "checkpoint_every", "image_cache")
+_UNRECORDED = ("init", "network", "padding", "device", "checkpoint_every", "image_cache", "memory")
 
 
 @click.command("finetune", cls=StageCommand)
-@data_argument
+@click.argument("data", type=click.Path(path_type=Path), required=False)
 @split_option
 @click.option(
-    "--system", type=click.Choice(["rcnn"]), default="rcnn", help="Whose rules to follow."
+    "--system", type=click.Choice(list(SYSTEMS)), default="rcnn", help="Whose rules to follow."
 )
 @click.option("--proposals", type=click.Path(path_type=Path), help="Regions, from propose.")
+@click.option(
+    "--features",
+    type=click.Path(path_type=Path),
+    help="sppnet: what the model of --init made of the regions, with layer pool5.",
+)
 @click.option("--network", help="Name of a network; a model of ours as --init knows its own.")
 @click.option(
     "--init",
@@ -67,43 +72,35 @@ _UNRECORDED = ("init", "network", "padding", "device", "checkpoint_every", "imag
     show_default=False,
 )
 @click.option("--train-from", metavar="LAYER", help="Lower layers keep their weights.")
-@click.option("--iterations", type=_count, default=SOLVER.iterations, help="0: no fine-tuning.")
-@click.option("--batch-size", type=_positive, default=SAMPLING.batch_size, help="Windows at once.")
-@click.option(
-    "--foreground", type=_count, default=SAMPLING.foreground, help="Windows of objects in a batch."
-)
-@click.option(
+@system_option("--iterations", _count, "0: no fine-tuning.")
+@system_option("--batch-size", _positive, "Windows at once.")
+@system_option("--foreground", _count, "Windows of objects in a batch.")
+@system_option(
     "--foreground-overlap",
-    type=_share,
-    default=SAMPLING.foreground_overlap,
-    help="IoU from which on a window is an object.",
+    _share,
+    "IoU from which on a window is an object.",
 )
+@system_option("--background-overlap", _share, "IoU below which a window is background.")
+@system_option("--background-from", _share, "IoU from which on it is.")
 @click.option(
-    "--background-overlap",
-    type=_share,
-    default=SAMPLING.background_overlap,
-    help="IoU below which a window is background.",
+    "--mirror/--no-mirror",
+    default=None,
+    help="Mirror half of the windows; sppnet: see --mirror of extract-features.",
+    show_default="mirror rcnn",
 )
-@click.option("--mirror/--no-mirror", default=SAMPLING.mirror, help="Mirror half of the windows.")
 @click.option("--difficult", type=_flags, default="keep", help="Objects marked difficult.")
 @click.option("--crowd", type=_flags, default="ignore", help="Objects marked as a crowd.")
-@click.option("--lr", type=_above_zero, default=SOLVER.learning_rate, help="Learning rate.")
-@click.option(
-    "--classifier-lr-multiplier",
-    type=_not_negative,
-    default=SOLVER.classifier_multiplier,
-    help="Of the new classifier.",
-)
-@click.option(
+@system_option("--lr", _above_zero, "Learning rate.")
+@system_option("--classifier-lr-multiplier", _not_negative, "Of the new classifier.")
+@system_option(
     "--bias-lr-multiplier",
-    type=_not_negative,
-    default=SOLVER.bias_multiplier,
-    help="Of biases, which also have no weight decay.",
+    _not_negative,
+    "Of biases, which also have no weight decay.",
 )
-@click.option("--step", type=_count, default=SOLVER.step, help="Iterations until the rate changes.")
-@click.option("--gamma", type=_above_zero, default=SOLVER.gamma, help="Factor of that change.")
-@click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), default=SOLVER.momentum)
-@click.option("--weight-decay", type=_not_negative, default=SOLVER.weight_decay)
+@system_option("--step", _count, "Iterations until the rate changes.")
+@system_option("--gamma", _above_zero, "Factor of that change.")
+@system_option("--momentum", click.FloatRange(0, 1, max_open=True))
+@system_option("--weight-decay", _not_negative)
 @click.option(
     "--accumulate", type=_positive, default=1, help="Parts a batch is computed in, to save memory."
 )
@@ -112,6 +109,7 @@ _UNRECORDED = ("init", "network", "padding", "device", "checkpoint_every", "imag
 )
 @click.option("--checkpoint-every", type=_positive, default=500, help="Iterations.")
 @click.option("--image-cache", type=_count, default=1024, help="MiB of decoded images to keep.")
+@click.option("--memory", type=_positive, default=1024, help="sppnet: MiB of features to keep.")
 @curves_option
 @precision_option
 @device_option
@@ -122,28 +120,87 @@ _UNRECORDED = ("init", "network", "padding", "device", "checkpoint_every", "imag
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Fine-tune a network on windows of DATA: its proposals and its annotated objects.
 
+    --system sppnet learns from --features instead and touches no image: the convolutions stay as
+    they are, the fully connected layers of the model that made the features are trained.
+
     A run that was stopped goes on from its last checkpoint and ends with the same bytes. Under
     torchrun every rank computes its share of each batch.
     """
     from rcnnpipe.training.distributed import join_ranks
 
     started = time.monotonic()
-    if options["proposals"] is None:
-        raise SettingError("--system rcnn needs --proposals; run rcnnpipe propose first")
+    complete_options(ctx, options)
+    work = {"rcnn": _finetune_on_windows, "sppnet": _finetune_on_features}[options["system"]]
     with join_ranks(options["device"]) as ranks:
-        done = _finetune(ctx, options, ranks)
+        done = work(ctx, options, ranks)
     seconds = time.monotonic() - started
     say(f"wrote {options['out']} ({done} iterations, {seconds:.0f} s)")
 
 
-def _finetune(ctx: click.Context, options: dict[str, Any], ranks: "Ranks") -> int:
+def _finetune_on_features(ctx: click.Context, options: dict[str, Any], ranks: "Ranks") -> int:
+    from rcnnpipe.artifacts.features import open_features
+    from rcnnpipe.artifacts.store import make_header
+    from rcnnpipe.extraction.maps import POOLED
+    from rcnnpipe.models.weights import require_made_by
+    from rcnnpipe.training.cached import RowSource, windows_of
+    from rcnnpipe.training.windows import check_sampling
+
+    sampling, solver = rules_of(options)
+    check_sampling(sampling, ranks.world * options["accumulate"])
+    if Path(options["init"]).suffix != ".h5":
+        raise SettingError(
+            f"--system sppnet needs --init MODEL.h5, the model that made {options['features']}; "
+            "rcnnpipe pretrain --pyramid makes one"
+        )
+    with open_features(options["features"], options["workers"]) as features:
+        inputs: dict[str, Any] = {"features": features.header}
+        trained_from = options["train_from"] or "fc6"
+        options = options | {"train_from": trained_from}
+        network, resolved = _network(options, inputs, len(features.header.classes))
+        require_made_by(options["features"], features.header, Path(options["init"]), inputs["init"])
+        names = network.layer_names
+        if network.head is None or trained_from not in names[names.index(POOLED) + 1 :]:
+            behind = "fc6, fc7 and logits, of a model with a pyramid"
+            raise SettingError(f"only what follows pool5 learns from its features: {behind}")
+        features.layer(POOLED)
+        header = make_header(
+            "model",
+            stage="finetune",
+            version=VERSION,
+            settings=stage_settings(ctx, _UNRECORDED)
+            | resolved
+            | {"device": ranks.device.type, "ranks": ranks.world, "train-from": trained_from},
+            inputs=inputs,
+            classes=features.header.classes,
+            software=["torch", "torchvision"],
+        )
+        windows = windows_of(features, sampling)
+        _tell_windows(windows, len(features.image_ids))
+        source = RowSource(
+            *(windows, features, POOLED, sampling, ranks),
+            seed=options["seed"],
+            accumulate=options["accumulate"],
+            memory=options["memory"] * 2**20,
+        )
+        return _train(options, solver, source, POOLED, network, header, ranks)
+
+
+def _tell_windows(windows: "Windows", images: int) -> None:
+    say(
+        f"{len(windows.foreground)} foreground and {len(windows.background)} background windows "
+        f"of {images} images"
+    )
+
+
+def _finetune_on_windows(ctx: click.Context, options: dict[str, Any], ranks: "Ranks") -> int:
     from rcnnpipe.artifacts.store import make_header
     from rcnnpipe.datasets import open_dataset
     from rcnnpipe.progress import track
     from rcnnpipe.proposals.selection import proposals_for
+    from rcnnpipe.training.finetuning import WindowSource
     from rcnnpipe.training.windows import check_sampling, gather_windows, label_windows
 
-    sampling, solver = _sampling(options), _solver(options)
+    sampling, solver = rules_of(options)
     check_sampling(sampling, ranks.world * options["accumulate"])
     dataset = open_dataset(options["data"], options["split"])
     inputs: dict[str, Any] = {"data": dataset}
@@ -170,56 +227,27 @@ def _finetune(ctx: click.Context, options: dict[str, Any], ranks: "Ranks") -> in
     labelled = label_windows(dataset.records, boxes, classes, sampling, policy)
     tracked = track(labelled, len(dataset.records), "label windows")
     windows = gather_windows(tracked, sampling)
-    say(
-        f"{len(windows.foreground)} foreground and {len(windows.background)} background windows "
-        f"of {len(dataset.records)} images"
+    _tell_windows(windows, len(dataset.records))
+    source = WindowSource(
+        *(windows, dataset.records, network, sampling, ranks),
+        seed=options["seed"],
+        accumulate=options["accumulate"],
+        workers=options["workers"],
+        cache_bytes=options["image_cache"] * 2**20,
     )
-    return _train(options, solver, sampling, windows, dataset, network, header, ranks)
-
-
-def _sampling(options: dict[str, Any]) -> Sampling:
-    names = ("batch_size", "foreground", "foreground_overlap", "background_overlap", "mirror")
-    return Sampling(**{name: options[name] for name in names})
-
-
-def _solver(options: dict[str, Any]) -> Solver:
-    return Solver(
-        iterations=options["iterations"],
-        learning_rate=options["lr"],
-        step=options["step"],
-        gamma=options["gamma"],
-        momentum=options["momentum"],
-        weight_decay=options["weight_decay"],
-        bias_multiplier=options["bias_lr_multiplier"],
-        classifier_multiplier=options["classifier_lr_multiplier"],
-    )
+    return _train(options, solver, source, "image", network, header, ranks)
 
 
 def _network(
     options: dict[str, Any], inputs: dict[str, Any], outputs: int
 ) -> tuple["Network", dict[str, Any]]:
     """The network to train, its source among the inputs; and settings that took their defaults."""
-    import torch
-
-    from rcnnpipe.artifacts.foreign import foreign_file
-    from rcnnpipe.artifacts.store import open_artifact
-    from rcnnpipe.models.tensor_files import READERS
-    from rcnnpipe.models.weights import load_network
-    from rcnnpipe.randomness import generator
     from rcnnpipe.training.finetuning import prepare_network
+    from rcnnpipe.training.initial import initial_network
 
-    init = options["init"]
-    resolved: dict[str, Any] = {}
-    if Path(init).suffix == ".h5":
-        with open_artifact(Path(init), "model") as (header, _):
-            inputs["init"] = header
-    elif Path(init).suffix in READERS:
-        inputs["init"] = foreign_file(Path(init))
-    else:
-        resolved["init"] = init
-    key = int(generator(options["seed"], "initial weights").integers(2**63))
-    random = torch.Generator().manual_seed(key)
-    network = load_network(options["network"], init, random)
+    network, random, resolved = initial_network(
+        options["network"], options["init"], options["seed"], inputs
+    )
     prepare_network(
         network,
         outputs,
@@ -227,7 +255,7 @@ def _network(
         crop=options["crop"],
         padding=options["padding"],
         train_from=options["train_from"],
-        keep_statistics=init != "none",
+        keep_statistics=options["init"] != "none",
     )
     return network, resolved | {"network": network.name, "padding": network.crop.padding}
 
@@ -235,9 +263,8 @@ def _network(
 def _train(
     options: dict[str, Any],
     solver: Solver,
-    sampling: Sampling,
-    windows: "Windows",
-    dataset: "Dataset",
+    source: "WindowSource | RowSource",
+    layer: str,
     network: "Network",
     header: "Header",
     ranks: "Ranks",
@@ -249,28 +276,17 @@ def _train(
     from rcnnpipe.progress import track
     from rcnnpipe.training.checkpoints import drop_checkpoint
     from rcnnpipe.training.curves import write_curves
-    from rcnnpipe.training.finetuning import WindowLoss, WindowSource, new_trainer
+    from rcnnpipe.training.finetuning import WindowLoss, new_trainer
     from rcnnpipe.training.loop import train
 
     out = options["out"]
     folder = partial_of(out) / header.id
     trainer = new_trainer(network, solver, ranks, options["precision"], options["seed"])
     trainer.resume(folder)
-    source = WindowSource(
-        windows,
-        dataset.records,
-        network,
-        sampling,
-        ranks,
-        seed=options["seed"],
-        accumulate=options["accumulate"],
-        workers=cores() if options["workers"] is None else options["workers"],
-        cache_bytes=options["image_cache"] * 2**20,
-    )
     steps = train(
         trainer,
         source.batches(trainer.iteration, solver.iterations),
-        WindowLoss(network, sampling.batch_size),
+        WindowLoss(network, options["batch_size"], layer),
         solver.iterations,
         folder=folder,
         checkpoint_every=options["checkpoint_every"],

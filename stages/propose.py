@@ -10,7 +10,6 @@ import click
 
 from rcnnpipe.options import (
     StageCommand,
-    cores,
     data_argument,
     out_option,
     say,
@@ -130,7 +129,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         classes=(),
         software=METHODS[method][1],
     )
-    workers = cores() if options["workers"] is None else max(1, options["workers"])
+    workers = max(1, options["workers"])
 
     def produce(numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
         todo = [records[number] for number in numbers]

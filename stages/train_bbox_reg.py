@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rcnnpipe.errors import ArtifactError, DataError
-from rcnnpipe.options import StageCommand, json_option, out_option, say, stage_settings
+from rcnnpipe.options import (
+    StageCommand,
+    json_option,
+    out_option,
+    say,
+    stage_settings,
+    workers_option,
+)
 
 if TYPE_CHECKING:
     from rcnnpipe.linear.ridge import Regressor
@@ -50,6 +57,7 @@ _REPORT = (
     default="inclusive",
     help="inclusive: x2 - x1 of the first and the last pixel, as the authors' code.",
 )
+@workers_option
 @json_option
 @out_option("The box regression file.")
 @click.pass_context
@@ -71,7 +79,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
     started = time.monotonic()
     layer, pixel = options["layer"], 1.0 if options["widths"] == "inclusive" else 0.0
-    with open_features(options["features"]) as features:
+    with open_features(options["features"], options["workers"]) as features:
         header = make_header(
             "bbox-reg",
             stage="train-bbox-reg",

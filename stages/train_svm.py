@@ -11,7 +11,6 @@ import click
 from rcnnpipe.errors import DataError
 from rcnnpipe.options import (
     StageCommand,
-    cores,
     json_option,
     out_option,
     say,
@@ -77,6 +76,13 @@ _REPORT = (
     help="A negative overlaps every object of the class by less.",
 )
 @click.option(
+    "--thin",
+    type=click.Choice(["none", "cells", "overlap"]),
+    default="none",
+    help="Negatives to leave out: none; those pooled from the same cells as another, or those that "
+    "overlap another by more than 0.7 (SPP-net's code, and paper).",
+)
+@click.option(
     "--difficult",
     type=click.Choice(["keep", "drop"]),
     default="keep",
@@ -127,7 +133,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     from rcnnpipe.progress import track
 
     started = time.monotonic()
-    layer, workers = options["layer"], options["workers"]
+    layer = options["layer"]
     mining = Mining(
         overlap=options["negative_overlap"],
         hard=options["hard"],
@@ -135,7 +141,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         retrain_after=options["retrain_after"],
         passes=options["passes"],
     )
-    with open_features(options["features"]) as features:
+    with open_features(options["features"], options["workers"]) as features:
         header = make_header(
             "svm",
             stage="train-svm",
@@ -155,12 +161,12 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             )
         scale, total = feature_scale(features, layer), int((np.diff(features.offsets) > 0).sum())
         detectors = train_detectors(
-            lambda: track(image_rows(features, layer), total, "train-svm"),
+            lambda: track(image_rows(features, layer, options["thin"]), total, "train-svm"),
             positives,
             _solver(options),
             scale=scale,
             mining=mining,
-            workers=cores() if workers is None else workers,
+            workers=options["workers"],
         )
     write_svm(
         options["out"],

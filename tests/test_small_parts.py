@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rcnnpipe.ahead import ahead
-from rcnnpipe.extraction import mean_norm
+from rcnnpipe.extraction.regions import mean_norm
 from rcnnpipe.progress import track
 from rcnnpipe.ragged import image_of_rows, offsets_of, rows_of
 from rcnnpipe.randomness import generator

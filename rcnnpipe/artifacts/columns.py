@@ -14,13 +14,16 @@ from rcnnpipe.errors import ArtifactError
 Images = tuple[tuple[str, ...], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
-def read_images(file: h5py.File) -> Images:
+def read_images(file: Mapping[str, Any]) -> Images:
     """Image ids (N), sizes (N, 2) as height and width, and offsets (N + 1,) of an open file."""
     return read_strings(file["image_ids"]), file["sizes"][()], file["offsets"][()]
 
 
 def read_rows(
-    path: Path, file: h5py.File, header: Header, layout: Mapping[str, tuple[Any, Sequence[int]]]
+    path: Path,
+    file: Mapping[str, Any],
+    header: Header,
+    layout: Mapping[str, tuple[Any, Sequence[int]]],
 ) -> tuple[Images, dict[str, Any]]:
     """Ids, sizes and offsets, and all columns of a layout, checked.
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from rcnnpipe.artifacts.columns import read_rows
 from rcnnpipe.artifacts.store import Header, open_artifact
+from rcnnpipe.errors import ArtifactError
 
 # What a RowWriter needs to write one.
 COLUMNS = {"boxes": (np.float32, (4,)), "scores": (np.float32, ()), "labels": (np.int64, ())}
@@ -39,6 +40,26 @@ class Detections:
     def classes(self) -> tuple[str, ...]:
         """Names of the labels, ``classes[0] == "background"``."""
         return self.header.classes
+
+
+def read_candidates(path: Path) -> Detections:
+    """What was there before suppression, from a file that kept it, as if it were detections.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, something else, or has not kept them.
+    """
+    with open_artifact(path, "detections") as (header, file):
+        if "candidates" not in file:
+            raise ArtifactError(
+                f"{path} keeps no candidates; run rcnnpipe detect with --keep-candidates"
+            )
+        images = {"image_ids": file["image_ids"], "sizes": file["sizes"]}
+        (image_ids, sizes, offsets), columns = read_rows(
+            path, images | dict(file["candidates"].items()), header, COLUMNS
+        )
+        return Detections(
+            header=header, offsets=offsets, image_ids=image_ids, sizes=sizes, **columns
+        )
 
 
 def read_detections(path: Path) -> Detections:

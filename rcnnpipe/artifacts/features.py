@@ -5,6 +5,7 @@ truth come first, then the proposals (as in the authors' roidb).
 """
 
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,13 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from rcnnpipe.artifacts.chunks import read_rows_of
 from rcnnpipe.artifacts.columns import check_ragged, read_rows
 from rcnnpipe.artifacts.store import Header, open_artifact
 from rcnnpipe.errors import ArtifactError
+
+# Columns that a network with a pyramid adds: (dtype, shape of one row).
+PLACES = {"scale": (np.int64, ()), "cells": (np.int64, (4,))}
 
 
 def region_columns(classes: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
@@ -48,6 +53,8 @@ class Features:
         overlap: (R,) float32, IoU with that object.
         overlaps: (R, K) float32, largest IoU with an object of each class; column k - 1 is k.
         truth: (R,) int64, row of that object within the same image, -1 for none.
+        scale, cells: (R,) and (R, 4) where on a map each region was pooled, by a network with a
+            pyramid (see rcnnpipe.extraction.maps); None by others.
         layers: name -> D, length of one region's features.
     """
 
@@ -63,8 +70,11 @@ class Features:
     overlap: npt.NDArray[np.float32]
     overlaps: npt.NDArray[np.float32]
     truth: npt.NDArray[np.int64]
+    scale: npt.NDArray[np.int64] | None
+    cells: npt.NDArray[np.int64] | None
     layers: dict[str, int]
     file: h5py.File
+    pool: Executor
 
     def layer(self, name: str) -> h5py.Dataset:
         """The (R, D) float16 dataset of one layer.
@@ -81,8 +91,7 @@ class Features:
 
     def rows(self, name: str, rows: slice) -> npt.NDArray[np.float16]:
         """Features (r, D) of a slice of rows of one layer."""
-        values: npt.NDArray[np.float16] = self.layer(name)[rows]
-        return values
+        return read_rows_of(self.layer(name), rows, self.pool)
 
     def norms(self, name: str) -> npt.NDArray[np.float32]:
         """L2 norm (R,) of each region's features in one layer."""
@@ -97,15 +106,21 @@ class Features:
 
 
 @contextmanager
-def open_features(path: Path) -> Iterator[Features]:
+def open_features(path: Path, workers: int = 1) -> Iterator[Features]:
     """Open a features file; columns are read at once, layers when asked for.
+
+    Args:
+        path: the file.
+        workers: threads that unpack layers.
 
     Raises:
         ArtifactError: it is missing, damaged or something else.
     """
-    with open_artifact(path, "features") as (header, file):
+    pool = ThreadPoolExecutor(max(1, workers))
+    with pool, open_artifact(path, "features") as (header, file):
         layout = region_columns(len(header.classes) - 1)
-        (image_ids, sizes, offsets), columns = read_rows(path, file, header, layout)
+        places = {name: spec for name, spec in PLACES.items() if name in file}
+        (image_ids, sizes, offsets), columns = read_rows(path, file, header, layout | places)
         layers = {name: _length(path, name, node) for name, node in file["layers"].items()}
         nodes = {f"layers/{name}": file[f"layers/{name}"] for name in layers}
         check_ragged(path, offsets, len(image_ids), nodes)
@@ -113,7 +128,17 @@ def open_features(path: Path) -> Iterator[Features]:
         if ((columns["truth"] < -1) | (columns["truth"] >= rows)).any():
             raise ArtifactError(f"{path} is damaged ('truth' leaves its image); make it again")
         yield Features(
-            *(path, header, image_ids, sizes, offsets), layers=layers, file=file, **columns
+            path=path,
+            header=header,
+            image_ids=image_ids,
+            sizes=sizes,
+            offsets=offsets,
+            layers=layers,
+            file=file,
+            pool=pool,
+            scale=columns.pop("scale", None),
+            cells=columns.pop("cells", None),
+            **columns,
         )
 
 

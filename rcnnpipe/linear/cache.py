@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from rcnnpipe.artifacts.features import Features
 from rcnnpipe.errors import ArtifactError
+from rcnnpipe.linear.thinning import RULES
 from rcnnpipe.ragged import rows_of
 
 Array = np.ndarray[Any, Any]
@@ -87,19 +88,26 @@ def positive_rows(features: Features, layer: str, *, difficult: bool = True) -> 
     return [np.concatenate(rows) for rows in found]
 
 
-def image_rows(features: Features, layer: str) -> Iterator[ImageRows]:
+def image_rows(features: Features, layer: str, thin: str = "none") -> Iterator[ImageRows]:
     """All images in order, read in blocks by a thread that stays ahead of the caller.
 
     Images without regions may be left out.
+
+    Args:
+        features: an open features file.
+        layer: name of the layer.
+        thin: a key of :data:`rcnnpipe.linear.thinning.RULES`: which of the regions that are nearly
+            the same are nobody's negatives.
     """
+    kept = RULES[thin]
     for start, values in ahead(_blocks(features, layer)):
         position = 0
         image = start
         while position < len(values) or image == start:
             rows = rows_of(features.offsets, image)
             end = position + rows.stop - rows.start
-            ignored = features.labels[rows, None] < 0
-            overlaps = np.where(ignored, np.float32(1), features.overlaps[rows])
+            ignored = (features.labels[rows] < 0) | ~kept(features, rows)
+            overlaps = np.where(ignored[:, None], np.float32(1), features.overlaps[rows])
             yield ImageRows(rows.start, values[position:end], overlaps)
             position, image = end, image + 1
 

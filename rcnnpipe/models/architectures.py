@@ -34,6 +34,8 @@ class Architecture:
         build: number of outputs -> the module that holds the parameters.
         layers: layer name -> how it is made, in order; "logits" is the classifier's output.
         classifier: the module whose outputs are the logits.
+        map: the last layer that is a map of convolutions: what a pyramid pools.
+        hidden: outputs of the fully connected layers; of those put on a pyramid where it has none.
         input_size: the side of its windows.
         padding: context in window pixels: 16 of 227, or nearly that part of other sizes.
         preprocessing: preset of its usual weights.
@@ -43,10 +45,12 @@ class Architecture:
     build: Callable[[int], nn.Module]
     layers: dict[str, Layer]
     classifier: str
+    map: str
     input_size: int = 224
     padding: int = 16
     preprocessing: str = "torchvision"
     torchvision: bool = False
+    hidden: int = 4096
 
 
 def chain(**modules: str) -> dict[str, Layer]:
@@ -201,15 +205,21 @@ _RESNET = chain(
 
 NETWORKS = {
     # 227 pixels: Girshick et al. 2014, 2.1; VGG16's 224: its section 3.3 and the model's own
-    "alexnet": Architecture(_alexnet, _ALEXNET, "classifier.6", 227, torchvision=True),
-    "caffenet": Architecture(CaffeNet, _CAFFENET, "fc8", 227, preprocessing="caffe"),
-    "demo": Architecture(Demo, _DEMO, "fc8", 56, padding=4),
+    "alexnet": Architecture(_alexnet, _ALEXNET, "classifier.6", "conv5", 227, torchvision=True),
+    "caffenet": Architecture(CaffeNet, _CAFFENET, "fc8", "conv5", 227, preprocessing="caffe"),
+    "demo": Architecture(Demo, _DEMO, "fc8", "conv5", 56, padding=4, hidden=256),
     "resnet101": Architecture(
-        _resnet(torchvision.models.resnet101), _RESNET, "fc", torchvision=True
+        _resnet(torchvision.models.resnet101), _RESNET, "fc", "layer4", torchvision=True
     ),
-    "resnet18": Architecture(_resnet(torchvision.models.resnet18), _RESNET, "fc", torchvision=True),
-    "resnet50": Architecture(_resnet(torchvision.models.resnet50), _RESNET, "fc", torchvision=True),
-    "squeezenet": Architecture(_squeezenet, _SQUEEZENET, "classifier.1", 227, torchvision=True),
-    "vgg16": Architecture(_vgg16, _VGG16, "classifier.6", torchvision=True),
-    "zf5": Architecture(Zf5, _ZF5, "fc8", preprocessing="constant128"),
+    "resnet18": Architecture(
+        _resnet(torchvision.models.resnet18), _RESNET, "fc", "layer4", torchvision=True
+    ),
+    "resnet50": Architecture(
+        _resnet(torchvision.models.resnet50), _RESNET, "fc", "layer4", torchvision=True
+    ),
+    "squeezenet": Architecture(
+        _squeezenet, _SQUEEZENET, "classifier.1", "fire9", 227, torchvision=True
+    ),
+    "vgg16": Architecture(_vgg16, _VGG16, "classifier.6", "conv5_3", torchvision=True),
+    "zf5": Architecture(Zf5, _ZF5, "fc8", "conv5", preprocessing="constant128"),
 }

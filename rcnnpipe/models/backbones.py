@@ -14,6 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from rcnnpipe.errors import SettingError
 from rcnnpipe.models.architectures import NETWORKS, Architecture
 from rcnnpipe.models.preprocessing import Preprocessing, build_preprocessing, preset
+from rcnnpipe.models.pyramid_head import PyramidHead, build_head, with_pyramid
 from rcnnpipe.models.warp import Crop, build_crop
 
 _MEAN_IMAGE = "preprocessing.mean"
@@ -29,26 +30,32 @@ class Network(nn.Module):
         outputs: of the classifier: 1000 for ImageNet, K + 1 with background.
         crop: how a region becomes one of its windows.
         preprocessing: what its weights expect of pixels.
+        head: the pyramid that pools its last map, None for the architecture's own layers.
+        architecture: how it is built.
         original_classifier: False once :meth:`replace_classifier` put a new one in.
         frozen_batch_norm: whether statistics and scales of its batch norms are constants.
     """
 
-    def __init__(self, name: str, outputs: int, crop: Crop, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self,
+        name: str,
+        outputs: int,
+        crop: Crop,
+        preprocessing: Preprocessing,
+        head: PyramidHead | None = None,
+    ) -> None:
         """Take over the parts of the architecture's module, without values yet."""
         super().__init__()
         self.name, self.outputs = name, outputs
-        self.crop, self.preprocessing = crop, preprocessing
+        self.crop, self.preprocessing, self.head = crop, preprocessing, head
+        usual = NETWORKS[name]
+        self.architecture: Architecture = with_pyramid(usual, head) if head else usual
         self.original_classifier, self.frozen_batch_norm = True, False
         with torch.device("meta"):
             body = self.architecture.build(outputs)
         body.to_empty(device="cpu")
         for child, module in body.named_children():
             self.add_module(child, module)
-
-    @property
-    def architecture(self) -> Architecture:
-        """How it is built."""
-        return NETWORKS[self.name]
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -74,7 +81,11 @@ class Network(nn.Module):
         return module
 
     def forward(
-        self, images: Tensor, layers: Sequence[str] = ("logits",), flatten: bool = False
+        self,
+        images: Tensor,
+        layers: Sequence[str] = ("logits",),
+        flatten: bool = False,
+        source: str = "image",
     ) -> dict[str, Tensor]:
         """The layers asked for, in one pass that goes no further than the last of them.
 
@@ -82,6 +93,7 @@ class Network(nn.Module):
             images: (R, 3, S, S) float, preprocessed.
             layers: names out of :attr:`layer_names`.
             flatten: give (R, D) for maps too, channel first: index = (c * H + y) * W + x.
+            source: the layer that ``images`` are values of, if they are not images.
 
         Returns:
             Layer name -> (R, C, H, W) or (R, D), in the order of ``layers``.
@@ -89,25 +101,26 @@ class Network(nn.Module):
         Raises:
             SettingError: the network has no layer of such a name.
         """
-        plan = self._plan(layers)
+        plan = self._plan(layers, source)
         table = self.architecture.layers
         # Convolutions run up to twice as fast on channels-last memory.
-        held = {"image": images.contiguous(memory_format=torch.channels_last)}
+        channels_last = torch.channels_last if images.ndim == 4 else torch.contiguous_format
+        held = {source: images.contiguous(memory_format=channels_last)}
         for step, name in enumerate(plan):
-            source = table[name].source
+            before = table[name].source
             still_needed = {table[later].source for later in plan[step + 1 :]} | set(layers)
-            value = held[source] if source in still_needed else held.pop(source)
+            value = held[before] if before in still_needed else held.pop(before)
             for module in table[name].modules:
                 value = self.get_submodule(module)(value)
             held[name] = value
         return {name: held[name].flatten(1) if flatten else held[name] for name in layers}
 
-    def logits(self, images: Tensor) -> Tensor:
-        """(R, outputs) scores before the softmax of images (R, 3, S, S)."""
-        scores: Tensor = self(images)["logits"]
+    def logits(self, images: Tensor, source: str = "image") -> Tensor:
+        """(R, outputs) scores before the softmax of images (R, 3, S, S), or values of a layer."""
+        scores: Tensor = self(images, source=source)["logits"]
         return scores
 
-    def _plan(self, layers: Iterable[str]) -> list[str]:
+    def _plan(self, layers: Iterable[str], source: str) -> list[str]:
         table = self.architecture.layers
         needed: set[str] = set()
         for layer in layers:
@@ -115,7 +128,9 @@ class Network(nn.Module):
                 raise SettingError(
                     f"{self.name} has no layer {layer!r}; its layers are {', '.join(table)}"
                 )
-            while layer != "image":
+            while layer != source:
+                if layer == "image":
+                    raise SettingError(f"{self.name} does not make its layers from {source!r}")
                 needed.add(layer)
                 layer = table[layer].source
         return [name for name in table if name in needed]
@@ -142,7 +157,7 @@ class Network(nn.Module):
         self.set_submodule(self.architecture.classifier, new)
         self.outputs = outputs
         self.original_classifier = False
-        if self.name == "squeezenet":
+        if self.architecture.classifier == "classifier.1":  # SqueezeNet's own
             self.set_submodule("classifier.2", nn.Identity())
 
     def freeze_batch_norm(self) -> None:
@@ -164,6 +179,7 @@ class Network(nn.Module):
             "frozen_batch_norm": self.frozen_batch_norm,
             "crop": self.crop.settings(),
             "preprocessing": self.preprocessing.settings(),
+            "head": self.head.settings() if self.head else None,
         }
 
     def tensors(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -184,6 +200,7 @@ def create_network(
     *,
     crop: Crop | None = None,
     preprocessing: Preprocessing | None = None,
+    head: PyramidHead | None = None,
 ) -> Network:
     """A network by name, in evaluation mode on the CPU.
 
@@ -194,6 +211,7 @@ def create_network(
             undefined, for weights to be loaded.
         crop: None takes the architecture's window, warped with its context.
         preprocessing: None takes that of the architecture's usual weights.
+        head: a pyramid on one of its maps, None for the layers that it has itself.
 
     Raises:
         SettingError: there is no such network.
@@ -206,6 +224,7 @@ def create_network(
         outputs,
         crop or Crop(usual.input_size, usual.padding),
         preprocessing or preset(usual.preprocessing),
+        head,
     )
     initialise(network, generator)
     return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
@@ -250,6 +269,7 @@ def build_network(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> Ne
             settings["outputs"],
             crop=build_crop(settings["crop"]),
             preprocessing=build_preprocessing(settings["preprocessing"], mean_image),
+            head=build_head(settings["head"]) if settings["head"] else None,
         )
         if not settings["original_classifier"]:
             network._set_classifier(network.classifier_module, settings["outputs"])

@@ -14,10 +14,11 @@ from torchvision.models import get_model_weights
 
 from rcnnpipe.artifacts.model import read_model
 from rcnnpipe.artifacts.store import Header
-from rcnnpipe.errors import DataError, SettingError
+from rcnnpipe.errors import ArtifactError, DataError, SettingError
 from rcnnpipe.models.architectures import NETWORKS
 from rcnnpipe.models.backbones import Network, build_network, create_network
 from rcnnpipe.models.preprocessing import Preprocessing
+from rcnnpipe.models.pyramid_head import PyramidHead
 from rcnnpipe.models.tensor_files import READERS, Shape
 from rcnnpipe.models.warp import Crop
 
@@ -64,6 +65,43 @@ def load_network(
         network = create_network(name, outputs, crop=crop, preprocessing=preprocessing)
         _load(network, where, shapes, read)
     return network
+
+
+def require_made_by(path: Path, header: Header, model: Path, maker: Header) -> None:
+    """Refuse features that another model than the one to go on with has made.
+
+    Raises:
+        ArtifactError: names both files and the command to run.
+    """
+    if header.inputs.get("model") != maker.id:
+        raise ArtifactError(
+            f"{path} was not made by {model}; run rcnnpipe extract-features with --model {model}"
+        )
+
+
+def put_on_pyramid(network: Network, head: PyramidHead, generator: torch.Generator) -> Network:
+    """The convolutions of a network under a pyramid, with fully connected layers that are new.
+
+    Args:
+        network: its weights up to the head's map are taken, what follows is not.
+        head: the pyramid and what stands on it.
+        generator: for the initial values of the new layers.
+    """
+    new = create_network(
+        *(network.name, network.outputs, generator),
+        crop=network.crop,
+        preprocessing=network.preprocessing,
+        head=head,
+    )
+    if network.frozen_batch_norm:
+        new.freeze_batch_norm()
+    values = new.state_dict()
+    fully_connected = ("fc6.", "fc7.", "fc8.")
+    for key, value in network.state_dict().items():
+        if key in values and not key.startswith(fully_connected):
+            values[key] = value
+    new.load_state_dict(values)
+    return new
 
 
 def load_weights(network: Network, source: str | Path) -> None:

@@ -20,7 +20,8 @@ class Sampling:
         batch_size: windows of a batch.
         foreground: how many of them are objects.
         foreground_overlap: from this IoU with an object on, a window is of its class.
-        background_overlap: below this IoU with all objects, down to 0, a window is background.
+        background_overlap: below this IoU with all objects a window is background ...
+        background_from: ... if it is at least this much with one of them.
         mirror: whether each window is mirrored with probability 1/2.
     """
 
@@ -28,6 +29,7 @@ class Sampling:
     foreground: int = 32  # section 2.3: 32 positives, 96 of the background
     foreground_overlap: float = 0.5  # section 2.3, appendix B
     background_overlap: float = 0.5  # authors' pascal_finetune_train.prototxt: bg_threshold
+    background_from: float = 0.0  # appendix B; SPP-net and Fast R-CNN begin at 0.1
     mirror: bool = True  # authors' prototxt
 
 

@@ -30,7 +30,7 @@ from rcnnpipe.training.loop import Batch, Part, Trainer
 from rcnnpipe.training.schedules import steps
 from rcnnpipe.training.windows import Draw, Windows, by_image, draw_batch, image_ids_of
 
-Piece = tuple[Tensor, Tensor]  # (B, 3, S, S) network input, (B,) int64 labels
+Piece = tuple[Tensor, Tensor]  # (B, 3, S, S) network input, or (B, D); (B,) int64 labels
 _AHEAD_BYTES = 2**28  # decoded images that wait for the device
 
 
@@ -142,15 +142,17 @@ class WindowLoss:
     Attributes:
         network: whose logits (B, K + 1) are taken.
         batch_size: windows of the whole batch, the divisor.
+        source: the layer whose values windows are, if they are not images.
     """
 
     network: Network
     batch_size: int
+    source: str = "image"
 
     def __call__(self, piece: Piece, /) -> Part:
         """The piece's part of the loss, and how many of its windows are told rightly."""
         images, labels = piece
-        logits = self.network.logits(images).float()
+        logits = self.network.logits(images, self.source).float()
         loss = cross_entropy(logits, labels, reduction="sum") / self.batch_size
         right = logits.detach().argmax(1) == labels
         foreground = labels > 0

@@ -65,12 +65,24 @@ def label_windows(
         own = record.boxes[truth > 0].astype(np.float32)
         windows = np.concatenate((own, boxes))
         found = match(windows, record.boxes, truth, classes)
-        foreground = (found.overlap >= sampling.foreground_overlap) & (found.labels > 0)
-        background = (found.overlap < sampling.background_overlap) & (found.labels >= 0)
-        labels = np.select([foreground, background], [found.labels, 0], -1)
+        labels = sampled_labels(found.overlap, found.labels, sampling)
         # Of two objects in the same place each is itself, whichever the matching prefers.
         labels[: len(own)] = truth[truth > 0]
         yield windows, labels
+
+
+def sampled_labels(overlap: np.ndarray[Any, Any], labels: Integers, sampling: Sampling) -> Integers:
+    """What windows (T,) are to training: 1..K, 0 for background, -1 for neither.
+
+    Args:
+        overlap: (T,) largest IoU with an object.
+        labels: (T,) class of that object, 0 for none, -1 in a region to ignore.
+        sampling: its overlaps are used.
+    """
+    foreground = (overlap >= sampling.foreground_overlap) & (labels > 0)
+    background = (overlap < sampling.background_overlap) & (labels >= 0)
+    background &= overlap >= sampling.background_from
+    return np.select([foreground, background], [labels, 0], -1)
 
 
 def gather_windows(labelled: Iterable[tuple[Floats, Integers]], sampling: Sampling) -> Windows:
@@ -94,15 +106,26 @@ def gather_windows(labelled: Iterable[tuple[Floats, Integers]], sampling: Sampli
         np.flatnonzero(column > 0),
         np.flatnonzero(column == 0),
     )
-    of = f"of the {len(counts)} images"
+    check_lists(windows, sampling, len(counts))
+    return windows
+
+
+def check_lists(windows: Windows, sampling: Sampling, images: int) -> None:
+    """Make sure that there is something to draw.
+
+    Raises:
+        DataError: a list that batches draw from is empty.
+    """
+    of = f"of the {images} images"
     if sampling.foreground > 0 and len(windows.foreground) == 0:
         raise DataError(f"none {of} has an object to learn from; take a split with annotations")
     if sampling.foreground < sampling.batch_size and len(windows.background) == 0:
+        least = f"at least {sampling.background_from} and " if sampling.background_from else ""
         raise DataError(
-            f"none {of} has a region below an overlap of {sampling.background_overlap}, so there "
-            "is no background to learn from; give --proposals with more regions"
+            f"none {of} has a region with an overlap of {least}below "
+            f"{sampling.background_overlap}, so there is no background to learn from; take more "
+            "--proposals"
         )
-    return windows
 
 
 def check_sampling(sampling: Sampling, shares: int) -> None:
@@ -119,6 +142,11 @@ def check_sampling(sampling: Sampling, shares: int) -> None:
         raise SettingError(
             f"--background-overlap {sampling.background_overlap} is above --foreground-overlap "
             f"{sampling.foreground_overlap}: a window would be both"
+        )
+    if sampling.background_from >= sampling.background_overlap > 0:
+        raise SettingError(
+            f"--background-from {sampling.background_from} is not below --background-overlap "
+            f"{sampling.background_overlap}: no window would be background"
         )
     if sampling.batch_size < shares:
         raise SettingError(

@@ -196,7 +196,7 @@ def main() -> None:
         path = args.file or Path(folder) / "features.h5"
         if not path.exists():
             write_features(path, args.images, args.rows, args.width, args.classes)
-        with open_features(path) as features:
+        with open_features(path, cores()) as features:
             measure(features, args.repeats)
 
 

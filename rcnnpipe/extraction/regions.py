@@ -1,13 +1,13 @@
-"""Features of regions: decode, warp, run the network once for all layers, one image after another.
+"""Features of the regions of one image after another: decode ahead, compute, describe, summarise.
 
 Vocabulary: R regions of an image, K classes, D length of one region's features in a layer.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,8 @@ from torch import Tensor
 from rcnnpipe.ahead import ahead
 from rcnnpipe.datasets.pixels import read_pixels
 from rcnnpipe.datasets.records import Record
-from rcnnpipe.errors import RcnnpipeError, SettingError
+from rcnnpipe.errors import RcnnpipeError
 from rcnnpipe.matching import match
-from rcnnpipe.models.backbones import Network
-from rcnnpipe.models.warp import warp
 from rcnnpipe.randomness import generator
 
 _log = logging.getLogger(__name__)
@@ -32,67 +30,63 @@ _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class Regions:
-    """What to extract from one image: its record and R boxes (R, 4), continuous, original image."""
+    """What to extract from one image.
+
+    Attributes:
+        record: of the image.
+        boxes: (R, 4), continuous, on the image as it is or, if so, mirrored.
+        mirrored: whether the image is mirrored left to right once it is decoded.
+    """
 
     record: Record
     boxes: Boxes
+    mirrored: bool = False
 
 
-@dataclass(frozen=True)
-class Extractor:
-    """A network that turns windows into features.
+class Extractor(Protocol):
+    """A network that makes features of regions."""
 
-    Attributes:
-        network: already on ``device``, in evaluation mode.
-        layers: names of the layers to return.
-        device: where it computes.
-        precision: fp32, or bf16 and fp16 for mixed precision.
-        batch_size: windows at once (Girshick's code takes 256); batches do not span images, so that
-            the result of an image depends on nothing else.
-    """
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
 
-    network: Network
-    layers: Sequence[str]
-    device: torch.device
-    precision: str = "fp32"
-    batch_size: int = 256
-
-    @torch.inference_mode()
-    def __call__(self, image: npt.NDArray[np.uint8], boxes: Boxes) -> dict[str, Tensor]:
+    def __call__(self, image: npt.NDArray[np.uint8], todo: Regions) -> dict[str, Tensor]:
         """Features of the regions of one image.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            boxes: (R, 4).
+            todo: its R regions.
 
         Returns:
-            layer -> (R, D) float16 on the device, where CUDA may still be computing them.
+            layer -> (R, D) float16 on the device, where CUDA may still be computing them, and
+            further columns (R, ...) that say where they come from.
         """
-        pixels = torch.from_numpy(image).to(self.device, non_blocking=True).permute(2, 0, 1)
-        outputs: dict[str, list[Tensor]] = {layer: [] for layer in self.layers}
-        for first in range(0, len(boxes), self.batch_size):
-            batch = torch.from_numpy(boxes[first : first + self.batch_size])
-            try:
-                with self._arithmetic():
-                    network = self.network
-                    windows = warp(pixels, batch, network.crop, network.preprocessing)
-                    found = network(windows, self.layers)
-            except torch.cuda.OutOfMemoryError:
-                raise SettingError(
-                    f"the GPU has no room for {len(batch)} windows; lower --batch-size"
-                ) from None
-            for layer, values in found.items():
-                flat = values.flatten(1).float()
-                outputs[layer].append(flat.clamp(-_LARGEST_HALF, _LARGEST_HALF).half())
-        sizes = self.network.layer_sizes
-        empty = {layer: pixels.new_empty((0, sizes[layer]), dtype=torch.half) for layer in outputs}
-        return {
-            layer: torch.cat(parts) if parts else empty[layer] for layer, parts in outputs.items()
-        }
 
-    def _arithmetic(self) -> AbstractContextManager[Any]:
-        dtype = _PRECISIONS[self.precision]
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+def arithmetic(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """The context in which a network computes in a precision: fp32, bf16 or fp16."""
+    dtype = _PRECISIONS[precision]
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def as_stored(values: Tensor) -> Tensor:
+    """Features (R, ...) as (R, D) float16; what is beyond its range stays finite."""
+    return values.flatten(1).float().clamp(-_LARGEST_HALF, _LARGEST_HALF).half()
+
+
+def mirrored(regions: Regions) -> Regions:
+    """The same regions and objects on the mirrored image, which has an id of its own."""
+    record = regions.record
+    own = replace(
+        record,
+        image_id=f"{record.image_id}@mirrored",
+        boxes=_mirrored_boxes(record.boxes, record.size[1]),
+    )
+    return Regions(own, _mirrored_boxes(regions.boxes, record.size[1]), mirrored=True)
+
+
+def _mirrored_boxes(boxes: Array, width: int) -> Array:
+    return np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), axis=1)
 
 
 def extract(
@@ -108,7 +102,7 @@ def extract(
     """
     computing: tuple[Regions, dict[str, Tensor]] | None = None
     for todo, image in ahead(_decode, regions, workers):
-        started = (todo, extractor(image, todo.boxes))
+        started = (todo, extractor(image, todo))
         if extractor.device.type != "cuda":
             yield _fetched(*started)
             continue
@@ -120,7 +114,8 @@ def extract(
 
 
 def _decode(todo: Regions) -> tuple[Regions, npt.NDArray[np.uint8]]:
-    return todo, read_pixels(todo.record)
+    pixels = read_pixels(todo.record)
+    return todo, np.ascontiguousarray(pixels[:, ::-1]) if todo.mirrored else pixels
 
 
 def _fetched(todo: Regions, values: Mapping[str, Tensor]) -> tuple[Regions, dict[str, Array]]:

@@ -1,0 +1,57 @@
+"""Which way a network makes features of regions: by its windows, or by its pyramid."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rcnnpipe.errors import SettingError
+from rcnnpipe.extraction.maps import POOLED, MapExtractor
+from rcnnpipe.extraction.regions import Extractor
+from rcnnpipe.extraction.windows import WindowExtractor
+from rcnnpipe.models.backbones import Network
+from rcnnpipe.models.projection import geometry_of
+
+
+def extractor_for(
+    network: Network, layers: Sequence[str], device: torch.device, options: Mapping[str, Any]
+) -> Extractor:
+    """The network's way of making features.
+
+    Args:
+        network: already on ``device``, in evaluation mode.
+        layers: names of layers.
+        device: where to compute.
+        options: of the stage: precision, batch_size; scales, None for the network's own,
+            random_scales and seed, which only mean something where it has a pyramid.
+
+    Raises:
+        SettingError: a layer or an option that the network has no use for.
+    """
+    if network.head is None:
+        for name in ("scales", "random_scales"):
+            if options.get(name):
+                raise SettingError(
+                    f"--{name.replace('_', '-')} is for networks with a pyramid, which look at the "
+                    "whole image; this one looks at warped windows"
+                )
+        return WindowExtractor(network, layers, device, options["precision"], options["batch_size"])
+    names = network.layer_names
+    of_regions = names[names.index(POOLED) :]
+    for layer in layers:
+        if layer in names and layer not in of_regions:
+            raise SettingError(
+                f"'{layer}' is a map of the whole image in a network with a pyramid; regions have "
+                f"{', '.join(of_regions)}"
+            )
+    view = network.head.view
+    if options.get("scales"):
+        view = replace(view, scales=options["scales"])
+    return MapExtractor(
+        *(network, layers, device, view, geometry_of(network, network.head.map)),
+        precision=options["precision"],
+        batch_size=options["batch_size"],
+        random_scales=bool(options.get("random_scales")),
+        seed=options.get("seed", 0),
+    )

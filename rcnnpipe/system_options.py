@@ -1,0 +1,96 @@
+"""Options whose defaults are a system's constants; which options mean something in which system."""
+
+from dataclasses import fields
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from rcnnpipe.errors import SettingError
+from rcnnpipe.systems import rcnn, sppnet
+from rcnnpipe.systems.rcnn import Sampling, Solver
+
+# What each system's options are where none are given.
+SYSTEMS = {"rcnn": (rcnn.SAMPLING, rcnn.SOLVER), "sppnet": (sppnet.SAMPLING, sppnet.SOLVER)}
+# Options that have a meaning in one system alone.
+_ONLY = {
+    "rcnn": (
+        *("data", "split", "proposals", "network", "crop", "padding", "difficult", "crowd"),
+        "image_cache",
+    ),
+    "sppnet": ("features", "memory"),
+}
+
+# Options that stand for a constant of the system -> the field of its rules.
+FIELDS = {
+    "iterations": "iterations",
+    "batch_size": "batch_size",
+    "foreground": "foreground",
+    "foreground_overlap": "foreground_overlap",
+    "background_overlap": "background_overlap",
+    "background_from": "background_from",
+    "mirror": "mirror",
+    "lr": "learning_rate",
+    "step": "step",
+    "gamma": "gamma",
+    "momentum": "momentum",
+    "weight_decay": "weight_decay",
+    "bias_lr_multiplier": "bias_multiplier",
+    "classifier_lr_multiplier": "classifier_multiplier",
+}
+
+
+def system_option(flag: str, type: Any, help: str = "") -> Any:
+    """An option whose default is a constant of the system."""
+    field = FIELDS[flag.strip("-").replace("-", "_")]
+    values = {
+        name: next(getattr(rule, field) for rule in rules if hasattr(rule, field))
+        for name, rules in SYSTEMS.items()
+    }
+    same = len(set(values.values())) == 1
+    shown = [f"{value:g}" + ("" if same else f" {name}") for name, value in values.items()]
+    return click.option(
+        flag, type=type, help=help, show_default=shown[0] if same else ", ".join(shown)
+    )
+
+
+def complete_options(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Give every option of the system its value; refuse those of other systems.
+
+    Raises:
+        SettingError: an option is missing, or has no meaning in this system.
+    """
+    system = options["system"]
+    for other, names in _ONLY.items():
+        for name in names if other != system else ():
+            given = ctx.get_parameter_source(name)
+            if options[name] is not None and given is not ParameterSource.DEFAULT:
+                flag = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
+                raise SettingError(f"{flag} has no meaning with --system {system}; leave it out")
+    needed = {"rcnn": ("data", "proposals"), "sppnet": ("features",)}[system]
+    made_by = {"data": "name the data set", "proposals": "run rcnnpipe propose first"}
+    made_by["features"] = "run rcnnpipe extract-features --layers pool5 first"
+    for name in needed:
+        if options[name] is None:
+            flag = "DATA" if name == "data" else f"--{name}"
+            raise SettingError(f"--system {system} needs {flag}; {made_by[name]}")
+    sampling, solver = SYSTEMS[system]
+    for name, field in FIELDS.items():
+        if options[name] is None:
+            rule = sampling if hasattr(sampling, field) else solver
+            options[name] = ctx.params[name] = getattr(rule, field)
+    if system == "sppnet" and options["mirror"]:
+        raise SettingError(
+            "--mirror has no meaning with --system sppnet, whose images are not at hand; give it "
+            "to rcnnpipe extract-features"
+        )
+
+
+def rules_of(options: dict[str, Any]) -> tuple[Sampling, Solver]:
+    """The rules that completed options stand for."""
+
+    def made(kind: Any) -> Any:
+        names = {field.name for field in fields(kind)}
+        return kind(**{field: options[x] for x, field in FIELDS.items() if field in names})
+
+    return made(Sampling), made(Solver)
