@@ -1,5 +1,6 @@
 """Where to compute, and which share of the work is this process's under torchrun."""
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from rcnnpipe.errors import SettingError
 # PyTorch takes seconds to import, and stages without a network ask here for their rank.
 if TYPE_CHECKING:
     import torch
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,12 @@ def this_rank() -> Rank:
     )
 
 
-def choose_device(name: str) -> "torch.device":
+def choose_device(name: str, precision: str = "fp32") -> "torch.device":
     """The device for "auto", "cpu" or "cuda"; with several ranks, each takes its own GPU.
+
+    Args:
+        name: see above.
+        precision: what it is to compute in; one that the processor emulates is warned of.
 
     Raises:
         SettingError: CUDA was asked for and is not there.
@@ -39,6 +46,8 @@ def choose_device(name: str) -> "torch.device":
     import torch
 
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        if precision != "fp32" and "AVX512" not in torch.backends.cpu.get_cpu_capability():
+            _log.warning("this processor emulates %s; --precision fp32 is faster", precision)
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise SettingError("--device cuda was asked for, but PyTorch finds none; use --device cpu")

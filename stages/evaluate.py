@@ -1,36 +1,50 @@
-"""evaluate: average precision of anybody's detections, recall of proposals."""
+"""evaluate: average precision of anybody's detections, recall of proposals, accuracy of models."""
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from rcnnpipe.errors import DataError, SettingError
-from rcnnpipe.options import StageCommand, json_option, say, split_option
+from rcnnpipe.errors import ArtifactError, DataError, SettingError
+from rcnnpipe.options import (
+    StageCommand,
+    device_option,
+    json_option,
+    say,
+    split_option,
+    workers_option,
+)
+from rcnnpipe.systems.pretraining import VIEWS
 
 if TYPE_CHECKING:
     from rcnnpipe.datasets import Dataset
     from rcnnpipe.evaluation.columns import Results, Truth
-    from rcnnpipe.evaluation.scores import Rules, Scores
+    from rcnnpipe.evaluation.scores import Rules
 
 VERSION = 1
-# Shown on the terminal; per_class.csv holds all.
-_MOST_CLASSES = 40
-_ONLY_IN_CSV = ("detections", "true_positives", "best_f1_precision", "best_f1_recall")
+# Options that say what is measured, of one kind of file alone.
+_OF_MODELS = ("views", "scale")
+_OF_REGIONS = ("metrics", "voc_ap", "iou", "voc_match", "voc_recalls", "difficult", "region")
 
-_HELP = """Judge FILE: detections or proposals.
+_HELP = """Judge FILE: detections, proposals or a classifier.
 
 FILE is a detections artifact, a COCO result json, a folder of VOC results
-(comp4_det_SPLIT_CLASS.txt), or a proposals artifact. The folder --out receives metrics.json and
-per_class.csv, with pr.csv and pr.png for detections, recall.csv, recall_iou.csv and recall.png for
-proposals.
+(comp4_det_SPLIT_CLASS.txt), a proposals artifact, or a model. The folder --out receives
+metrics.json and per_class.csv, with pr.csv and pr.png for detections, recall.csv, recall_iou.csv
+and recall.png for proposals, confusion.csv for a model.
 
 VOC's metric takes the best-covered object of a detection, COCO's the best one still free. Difficult
 objects and crowds are neither missed when not found nor false when found. Means leave out classes
 without objects. Only annotations are read, no images.
+
+A model is asked for the class of each annotated object, crowds apart, or of each image of a folder
+of classes. Its probabilities are averaged over the views of --views: "crop" is one window, as
+training sees it; "full" the whole image or object, for a network with a pyramid; "ten" corners and
+centre, mirrored too; "multi" 96 views of six scales, and 2 of the whole for a network with a
+pyramid. An object is seen with the context that the network's windows have.
 """
 
 
@@ -81,34 +95,46 @@ without objects. Only annotations are read, no images.
     default="boxes",
     help="What COCO's metric compares; masks and keypoints are read from a result json.",
 )
+@click.option(
+    "--views", type=click.Choice(VIEWS), default="crop", help="What a model is shown of an example."
+)
+@click.option(
+    "--scale",
+    type=click.IntRange(min=1),
+    help="Shorter side in pixels of what full shows, and of what crop and ten cut windows from.",
+    show_default="256 for windows of 224",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=128, help="Views at once.")
+@device_option
+@workers_option
 @json_option
-def command(file: Path, data: Path, split: str | None, out: Path, **options: Any) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context, /, file: Path, data: Path, split: str | None, out: Path, **options: Any
+) -> None:
     """Find out what FILE is, judge it, write the figures."""
     started = time.monotonic()
     from rcnnpipe.datasets import open_dataset
-    from rcnnpipe.evaluation.columns import truth_of
+    from rcnnpipe.report.figures import json_bytes, write_files
 
     kind = _kind_of(file)
-    if kind != "coco" and options["region"] != "boxes":
-        raise SettingError(f"{file} holds boxes; --region {options['region']} needs a result json")
+    _check_options(ctx, file, kind)
     _check_folder(out)
-    dataset = open_dataset(data, split, need_images=False)
-    truth = truth_of(dataset, count_difficult=options["difficult"] == "count")
-    if kind == "proposals":
-        figures, files, lines = _judge_proposals(file, truth)
+    dataset = open_dataset(data, split, need_images=kind == "model")
+    if kind == "model":
+        figures, files, lines = _judge_model(file, dataset, options)
     else:
-        results = _read_results(file, kind, dataset, truth, split, options["region"])
-        figures, files, lines = _judge_detections(results, truth, _rules(options))
-    _write(out, {"metrics.json": _json_bytes(figures), **files})
+        figures, files, lines = _judge_regions(file, kind, dataset, split, options)
+    write_files(out, {"metrics.json": json_bytes(figures), **files})
     for line in lines:
         say(line)
     if options["as_json"]:
-        click.echo(_json_bytes(figures), nl=False)
+        click.echo(json_bytes(figures), nl=False)
     say(f"wrote {out} ({', '.join(['metrics.json', *files])}, {time.monotonic() - started:.1f} s)")
 
 
 def _kind_of(file: Path) -> str:
-    """detections or proposals (artifacts), coco, or comp4."""
+    """detections, proposals or model (artifacts), coco, or comp4."""
     from rcnnpipe.artifacts.store import open_artifact
     from rcnnpipe.evaluation.comp4 import is_comp4_folder
 
@@ -121,9 +147,23 @@ def _kind_of(file: Path) -> str:
     if file.suffix.lower() == ".json":
         return "coco"
     with open_artifact(file) as (header, _):
-        if header.kind not in ("detections", "proposals"):
-            raise DataError(f"{file} holds {header.schema}; detections or proposals are evaluated")
+        if header.kind not in ("detections", "proposals", "model"):
+            told = "detections, proposals and models are evaluated"
+            raise DataError(f"{file} holds {header.schema}; {told}")
         return header.kind
+
+
+def _check_options(ctx: click.Context, file: Path, kind: str) -> None:
+    """Refuse options that mean nothing to such a file."""
+    for name in _OF_REGIONS if kind == "model" else _OF_MODELS:
+        if ctx.get_parameter_source(name) != ParameterSource.DEFAULT:
+            meant = "detections" if kind == "model" else "models"
+            raise SettingError(
+                f"--{name.replace('_', '-')} is for {meant}, and {file} holds none; leave it out"
+            )
+    region = ctx.params["region"]
+    if kind != "coco" and region != "boxes":
+        raise SettingError(f"{file} holds boxes; --region {region} needs a result json")
 
 
 def _check_folder(out: Path) -> None:
@@ -164,17 +204,69 @@ def _rules(options: Mapping[str, Any]) -> "Rules":
 Judged = tuple[dict[str, float], dict[str, bytes], list[str]]
 
 
+def _judge_model(file: Path, dataset: "Dataset", options: Mapping[str, Any]) -> Judged:
+    from rcnnpipe.devices import choose_device
+    from rcnnpipe.evaluation import tables
+    from rcnnpipe.evaluation.classification import answers_of, labels_among
+    from rcnnpipe.models.weights import read_network
+    from rcnnpipe.progress import track
+    from rcnnpipe.report.figures import judgement_lines
+    from rcnnpipe.training.classifying import Classifier
+    from rcnnpipe.training.examples import examples_of
+    from rcnnpipe.training.views import views_of
+
+    header, network = read_network(file)
+    if network.outputs != len(header.classes):
+        raise ArtifactError(
+            f"{file} has {network.outputs} outputs for {len(header.classes)} classes with "
+            "background, so it is no classifier of them; rcnnpipe pretrain makes one"
+        )
+    examples = examples_of(dataset)
+    names = (examples.classes, dataset.name, header.classes, str(file))
+    labels = labels_among(examples.labels, *names)
+    views = views_of(options["views"], network, examples.whole_images, options["scale"])
+    device = choose_device(options["device"])
+    classifier = Classifier(
+        *(network.to(device), examples, dataset.records, views, device),
+        *(options["batch_size"], options["workers"]),
+    )
+    found = track(classifier.probabilities(), len(classifier.groups), "evaluate", "group")
+    answers = answers_of(header.classes, labels, found)
+    rows, figures = answers.per_class(), answers.metrics() | {"views": views.count}
+    files = {"per_class.csv": tables.csv_bytes(rows), "confusion.csv": answers.confusion_csv()}
+    notes = []
+    if not answers.has_top5:
+        notes.append("top-5 is left out, because the model has fewer than 5 classes")
+    if options["views"] == "multi" and views.full is None:
+        notes.append("whole images are not among the views, because there is no pyramid")
+    return figures, files, judgement_lines(rows, figures, notes)
+
+
+def _judge_regions(
+    file: Path, kind: str, dataset: "Dataset", split: str | None, options: Mapping[str, Any]
+) -> Judged:
+    from rcnnpipe.evaluation.columns import truth_of
+
+    truth = truth_of(dataset, count_difficult=options["difficult"] == "count")
+    if kind == "proposals":
+        return _judge_proposals(file, truth)
+    results = _read_results(file, kind, dataset, truth, split, options["region"])
+    return _judge_detections(results, truth, _rules(options))
+
+
 def _judge_detections(results: "Results", truth: "Truth", rules: "Rules") -> Judged:
     from rcnnpipe.evaluation import tables
     from rcnnpipe.evaluation.scores import evaluate_detections
+    from rcnnpipe.report.figures import judgement_lines
 
     scores = evaluate_detections(results, truth, rules)
-    files = {"per_class.csv": tables.csv_bytes(scores.per_class())}
+    each, figures = scores.per_class(), scores.metrics()
+    files = {"per_class.csv": tables.csv_bytes(each)}
     if scores.voc is not None:
         rows = tables.precision_recall_rows(scores.classes, scores.voc)
         files["pr.csv"] = tables.csv_bytes(rows)
         files["pr.png"] = tables.precision_recall_png(scores.classes, scores.voc)
-    return scores.metrics(), files, _detections_text(scores)
+    return figures, files, judgement_lines(each, figures, scores.notes)
 
 
 def _judge_proposals(file: Path, truth: "Truth") -> Judged:
@@ -183,6 +275,7 @@ def _judge_proposals(file: Path, truth: "Truth") -> Judged:
     from rcnnpipe.evaluation.recall import evaluate_proposals
     from rcnnpipe.evaluation.scores import proposal_metrics
     from rcnnpipe.evaluation.stored import stored_proposals
+    from rcnnpipe.report.figures import judgement_lines
 
     boxes, offsets, notes = stored_proposals(file, read_proposals(file), truth)
     coverage = evaluate_proposals(truth, boxes, offsets)
@@ -193,46 +286,4 @@ def _judge_proposals(file: Path, truth: "Truth") -> Judged:
         "recall_iou.csv": tables.csv_bytes(tables.recall_iou_rows(coverage)),
         "recall.png": tables.recall_png(coverage),
     }
-    lines = [*_table(tables.recall_rows(coverage)), "", *_figures(figures)]
-    return figures, files, [*lines, *(f"note: {note}" for note in notes)]
-
-
-def _detections_text(scores: "Scores") -> list[str]:
-    rows = [
-        {name: value for name, value in row.items() if name not in _ONLY_IN_CSV}
-        for row in scores.per_class()
-    ]
-    lines = _table(rows[:_MOST_CLASSES])
-    if len(rows) > _MOST_CLASSES:
-        lines.append(f"  ... {len(rows) - _MOST_CLASSES} more classes in per_class.csv")
-    return [*lines, "", *_figures(scores.metrics()), *(f"note: {note}" for note in scores.notes)]
-
-
-def _table(rows: list[dict[str, Any]]) -> list[str]:
-    from rcnnpipe.report.text import table
-
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    titles = [name.replace("_", " ") for name in columns]
-    return table(titles, [[_shown(row.get(name, "")) for name in columns] for row in rows])
-
-
-def _figures(figures: Mapping[str, float]) -> list[str]:
-    width = max(map(len, figures))
-    return [f"  {name.ljust(width)}  {_shown(value)}" for name, value in figures.items()]
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _json_bytes(figures: Mapping[str, float]) -> bytes:
-    return (json.dumps(figures, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Each file whole or as it was before."""
-    from rcnnpipe.report.files import whole_file
-
-    for name, content in files.items():
-        with whole_file(folder / name) as partial:
-            partial.write_bytes(content)
+    return figures, files, judgement_lines(tables.recall_rows(coverage), figures, notes)

@@ -3,20 +3,21 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from rcnnpipe.errors import SettingError
 from rcnnpipe.options import (
+    NumberList,
     StageCommand,
-    cores,
     curves_option,
     data_argument,
     device_option,
     out_option,
     precision_option,
     say,
+    scales_option,
     seed_option,
     split_option,
     stage_settings,
@@ -50,6 +51,57 @@ _UNRECORDED = ("init", "device", "image_cache", "validate")
     type=click.Path(),
     default="none",
     help="Weights: a model.h5, .pth, .npz or .safetensors file, torchvision's name, or none.",
+)
+@click.option(
+    "--pyramid",
+    type=NumberList(),
+    help="Pool the last map by so many bins a side, 1,2,3,6 in the paper, under new fc layers.",
+    show_default=False,
+)
+@click.option(
+    "--pyramid-training",
+    type=click.Choice(["windows", "bins"]),
+    help="Training pools by equal windows, as the paper, or by the bins of all other stages.",
+    show_default="windows",
+)
+@click.option("--map", metavar="LAYER", help="The map that the pyramid pools.", show_default="last")
+@click.option(
+    "--hidden",
+    type=_positive,
+    help="Outputs of the fully connected layers on the pyramid.",
+    show_default="the network's own, or 4096",
+)
+@scales_option
+@click.option(
+    "--reference",
+    type=_above_zero,
+    help="Side of the square that scaled regions should be nearest to; the authors' code: 208.",
+    show_default="the network's window",
+)
+@click.option(
+    "--scale-choice",
+    type=click.Choice(["nearest-area", "nearest-scale"]),
+    help="What nearest means: by area as in the paper, or by scale as in the code.",
+    show_default="nearest-area",
+)
+@click.option(
+    "--projection",
+    type=click.Choice(["paper", "authors"]),
+    help="From pixels to cells: as in the paper, or as in the code, whose cells are fewer.",
+    show_default="paper",
+)
+@click.option(
+    "--sizes",
+    type=NumberList(),
+    help="Sides of the windows of one epoch after another, again and again; the paper: 224,180.",
+    show_default="the network's window",
+)
+@click.option(
+    "--random-size",
+    metavar="LOW-HIGH",
+    callback=lambda ctx, param, value: _range(value),
+    help="Draw a side from these for the windows of each epoch; the paper: 180-224.",
+    show_default=False,
 )
 @click.option("--epochs", type=click.IntRange(min=0), default=PRETRAINING.epochs)
 @click.option("--batch-size", type=_positive, default=PRETRAINING.batch_size)
@@ -98,7 +150,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     from rcnnpipe.training.distributed import join_ranks
 
     started = time.monotonic()
-    with join_ranks(options["device"]) as ranks:
+    with join_ranks(options["device"], options["precision"]) as ranks:
         what = _pretrain(ctx, options, ranks)
     say(f"wrote {options['out']} ({what}, {time.monotonic() - started:.0f} s)")
 
@@ -108,17 +160,24 @@ def _pretrain(ctx: click.Context, options: dict[str, Any], ranks: "Ranks") -> st
     from rcnnpipe.datasets import open_dataset
     from rcnnpipe.training.classifier import CropSource
     from rcnnpipe.training.examples import examples_of
+    from rcnnpipe.training.initial import PYRAMID_OPTIONS
+    from rcnnpipe.training.sizes import require_sizes
 
+    plan = _plan(options)
     dataset = open_dataset(options["data"], options["split"])
     examples = examples_of(dataset)
     held_out = _held_out(options, examples)
     inputs: dict[str, Any] = {"data": dataset}
     network, resolved = _network(options, inputs, len(examples.classes))
+    require_sizes(network, plan)
+    unset = [name for name in ("sizes", "random_size") if options[name] is None]
+    # The pyramid is recorded as the head that its options make.
+    left_out = [*_UNRECORDED, *PYRAMID_OPTIONS, *unset]
     header = make_header(
         "model",
         stage="pretrain",
         version=VERSION,
-        settings=stage_settings(ctx, _UNRECORDED)
+        settings=stage_settings(ctx, left_out)
         | resolved
         | {"device": ranks.device.type, "ranks": ranks.world},
         inputs=inputs,
@@ -126,13 +185,9 @@ def _pretrain(ctx: click.Context, options: dict[str, Any], ranks: "Ranks") -> st
         software=["torch", "torchvision"],
     )
     source = CropSource(
-        examples,
-        dataset.records,
-        network,
-        _plan(options),
-        ranks,
+        *(examples, dataset.records, network, plan, ranks),
         seed=options["seed"],
-        workers=_workers(options),
+        workers=options["workers"],
         cache_bytes=options["image_cache"] * 2**20,
     )
     say(
@@ -145,43 +200,37 @@ def _pretrain(ctx: click.Context, options: dict[str, Any], ranks: "Ranks") -> st
     return f"{options['epochs']} epochs"
 
 
-def _workers(options: dict[str, Any]) -> int:
-    given: int | None = options["workers"]
-    return cores() if given is None else given
-
-
 def _plan(options: dict[str, Any]) -> Pretraining:
+    if options["sizes"] is not None and options["random_size"] is not None:
+        raise SettingError("--sizes and --random-size exclude each other; give one of them")
     names = ["epochs", "batch_size", "step", "gamma", "momentum", "weight_decay"]
-    names += ["jitter", "background", "mirror"]
-    return Pretraining(learning_rate=options["lr"], **{name: options[name] for name in names})
+    names += ["jitter", "background", "mirror", "random_size"]
+    given = {name: options[name] for name in names}
+    return Pretraining(learning_rate=options["lr"], sizes=options["sizes"] or (), **given)
+
+
+def _range(value: str | None) -> tuple[int, int] | None:
+    """LOW-HIGH as two numbers above 0."""
+    if value is None:
+        return None
+    low, _, high = (part.strip() for part in value.partition("-"))
+    if not (low.isdecimal() and high.isdecimal() and 0 < int(low) <= int(high)):
+        raise click.BadParameter(f"'{value}' is not LOW-HIGH, two whole numbers above 0")
+    return int(low), int(high)
 
 
 def _network(
     options: dict[str, Any], inputs: dict[str, Any], outputs: int
 ) -> tuple["Network", dict[str, Any]]:
     """The network to train, its source among the inputs; and settings that took their defaults."""
-    import torch
+    from rcnnpipe.training.initial import initial_network, on_pyramid
 
-    from rcnnpipe.artifacts.foreign import foreign_file
-    from rcnnpipe.artifacts.store import open_artifact
-    from rcnnpipe.models.tensor_files import READERS
-    from rcnnpipe.models.weights import load_network
-    from rcnnpipe.randomness import generator
-
-    init = options["init"]
-    resolved: dict[str, Any] = {}
-    if Path(init).suffix == ".h5":
-        with open_artifact(Path(init), "model") as (header, _):
-            inputs["init"] = header
-    elif Path(init).suffix in READERS:
-        inputs["init"] = foreign_file(Path(init))
-    else:
-        resolved["init"] = init
-    key = int(generator(options["seed"], "initial weights").integers(2**63))
-    random = torch.Generator().manual_seed(key)
-    network = load_network(options["network"], init, random)
+    network, random, resolved = initial_network(
+        options["network"], options["init"], options["seed"], inputs
+    )
+    network, recorded = on_pyramid(network, options, random)
     network.replace_classifier(outputs, random)
-    return network, resolved
+    return network, resolved | recorded
 
 
 def _train(options: dict[str, Any], source: "CropSource", header: "Header") -> None:
@@ -190,9 +239,8 @@ def _train(options: dict[str, Any], source: "CropSource", header: "Header") -> N
     from rcnnpipe.artifacts.model import write_model
     from rcnnpipe.artifacts.store import partial_of
     from rcnnpipe.progress import track
-    from rcnnpipe.systems.rcnn import Solver
     from rcnnpipe.training.checkpoints import drop_checkpoint
-    from rcnnpipe.training.classifier import ClassLoss
+    from rcnnpipe.training.classifier import ClassLoss, solver_of
     from rcnnpipe.training.curves import write_curves
     from rcnnpipe.training.finetuning import new_trainer
     from rcnnpipe.training.loop import train
@@ -200,18 +248,10 @@ def _train(options: dict[str, Any], source: "CropSource", header: "Header") -> N
     out, network, plan, ranks = options["out"], source.network, source.plan, source.ranks
     epoch = source.iterations_of_epoch
     iterations = plan.epochs * epoch
-    solver = Solver(
-        iterations=iterations,
-        learning_rate=plan.learning_rate,
-        step=plan.step * epoch,
-        gamma=plan.gamma,
-        momentum=plan.momentum,
-        weight_decay=plan.weight_decay,
-        bias_multiplier=plan.bias_multiplier,
-        classifier_multiplier=1.0,
-    )
     folder = partial_of(out) / header.id
-    trainer = new_trainer(network, solver, ranks, options["precision"], options["seed"])
+    trainer = new_trainer(
+        network, solver_of(plan, epoch), ranks, options["precision"], options["seed"]
+    )
     trainer.resume(folder)
     steps = train(
         trainer,
@@ -253,8 +293,8 @@ def _held_out(
 
 
 def _validate(split: str, source: "CropSource") -> None:
-    from rcnnpipe.training.classifier import top1
+    from rcnnpipe.training.classifying import answers_by_crops
 
-    counts = list(top1(source.network, source, source.plan.batch_size, source.workers))
-    right, total = (sum(count) for count in zip(*counts, strict=True))
+    answers = answers_by_crops(source)
+    right, total = answers.right, len(answers.labels)
     say(f"accuracy on {split}: {right / total:.4f} ({right} of {total})")

@@ -1,4 +1,4 @@
-"""Pre-training a classifier: batches of windows, their loss, how many are told rightly.
+"""Pre-training a classifier: batches of windows, and their loss.
 
 Vocabulary: T examples, B windows of a batch, S their side, K classes. Labels 1..K; 0 is background,
 which only :attr:`Pretraining.background` gives examples of.
@@ -17,13 +17,16 @@ from rcnnpipe.ahead import ahead
 from rcnnpipe.boxes import iou
 from rcnnpipe.datasets.records import Record
 from rcnnpipe.models.backbones import Network
+from rcnnpipe.models.preprocessing import Preprocessing
 from rcnnpipe.models.warp import Crop, warp
 from rcnnpipe.randomness import generator
 from rcnnpipe.systems.pretraining import Pretraining
+from rcnnpipe.systems.rcnn import Solver
 from rcnnpipe.training.distributed import Ranks
 from rcnnpipe.training.examples import Examples, Floats, Integers, jittered, patches
 from rcnnpipe.training.finetuning import PixelCache
 from rcnnpipe.training.loop import Batch, Part
+from rcnnpipe.training.sizes import crop_at, preprocessing_at, size_of_epoch
 
 Piece = tuple[Tensor, Tensor]  # (B, 3, S, S) network input, (B,) int64 labels
 
@@ -81,8 +84,12 @@ class CropSource:
         boxes, images, labels, flip = self.draw(iteration)
         ids = [self.records[image].image_id for image in images]
         share = slice(self.ranks.rank, None, self.ranks.world)
+        epoch = iteration // self.iterations_of_epoch
+        size = size_of_epoch(self.plan, self.crop.size, self.seed, epoch)
         windows = warp_regions(
-            cache, images[share], boxes[share], flip[share], self.crop, self.network
+            *(cache, images[share], boxes[share], flip[share]),
+            crop_at(self.crop, size),
+            preprocessing_at(self.network.preprocessing, size),
         )
         return Batch(ids, [(windows, torch.from_numpy(labels[share]))])
 
@@ -137,7 +144,7 @@ def warp_regions(
     boxes: Floats,
     flip: npt.NDArray[np.bool_],
     crop: Crop,
-    network: Network,
+    preprocessing: Preprocessing,
 ) -> Tensor:
     """Windows (B, 3, S, S) on the CPU of regions that lie in many images, in their order."""
     size = crop.size
@@ -149,7 +156,7 @@ def warp_regions(
             pixels,
             torch.from_numpy(boxes)[rows],
             crop,
-            network.preprocessing,
+            preprocessing,
             torch.from_numpy(flip)[rows],
         )
     return windows
@@ -178,28 +185,15 @@ class ClassLoss:
         return Part(loss, {"accuracy": torch.stack((right, torch.tensor(len(labels)).to(right)))})
 
 
-def top1(
-    network: Network, source: CropSource, batch_size: int, workers: int = 1
-) -> Iterator[tuple[int, int]]:
-    """How many of ``source``'s examples are told rightly, in batches of (right, examples).
-
-    Boxes are taken as annotated, patches from the middle; nothing is mirrored. The network must be
-    in evaluation mode.
-    """
-    examples = source.examples
-    boxes = examples.boxes
-    if examples.whole_images:
-        boxes = patches(boxes, np.full((len(boxes), 2), 0.5, np.float32))
-    cache = PixelCache(source.records, source.cache_bytes)
-
-    def windows_of(rows: slice) -> Tensor:
-        images = examples.images[rows]
-        flip = np.zeros(len(images), np.bool_)
-        return warp_regions(cache, images, boxes[rows], flip, source.crop, network)
-
-    chunks = [slice(start, start + batch_size) for start in range(0, len(boxes), batch_size)]
-    for rows, windows in zip(chunks, ahead(windows_of, chunks, workers), strict=True):
-        labels = torch.from_numpy(examples.labels[rows])
-        with torch.inference_mode():
-            best = network.logits(windows.to(source.ranks.device)).argmax(1).cpu()
-        yield int((best == labels).sum()), len(labels)
+def solver_of(plan: Pretraining, iterations_of_epoch: int) -> Solver:
+    """The plan's steps for the trainer; all layers learn at one rate."""
+    return Solver(
+        iterations=plan.epochs * iterations_of_epoch,
+        learning_rate=plan.learning_rate,
+        step=plan.step * iterations_of_epoch,
+        gamma=plan.gamma,
+        momentum=plan.momentum,
+        weight_decay=plan.weight_decay,
+        bias_multiplier=plan.bias_multiplier,
+        classifier_multiplier=1.0,
+    )

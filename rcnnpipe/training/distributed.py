@@ -38,11 +38,12 @@ class Ranks:
 
 
 @contextmanager
-def join_ranks(device: str = "auto") -> Iterator[Ranks]:
+def join_ranks(device: str = "auto", precision: str = "fp32") -> Iterator[Ranks]:
     """Meet the other processes torchrun has started; alone where it has not.
 
     Args:
         device: "auto", "cpu" or "cuda"; on CUDA each rank of a machine takes its own device.
+        precision: what it is to compute in.
 
     Raises:
         SettingError: the environment is incomplete, the ranks cannot meet, or devices are too few.
@@ -52,7 +53,7 @@ def join_ranks(device: str = "auto") -> Iterator[Ranks]:
     rank, world = own.number, own.world
     if not rank < world:
         raise SettingError(f"RANK is {rank} of WORLD_SIZE {world}; start the ranks with torchrun")
-    place = choose_device(device)
+    place = choose_device(device, precision)
     if place.type == "cuda":
         if own.local >= torch.cuda.device_count():
             raise SettingError(

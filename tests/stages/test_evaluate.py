@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from rcnnpipe.cli import main
 from tests import artifacts_made as made
@@ -40,6 +41,9 @@ def folder(tmp_path: Path) -> Path:
     made.make_detections(tmp_path / "d.h5", labels=np.array([2, 1, 2]), scores=scores, **rows)
     made.make_proposals(tmp_path / "p.h5", scores=scores, **rows)
     made.make_model(tmp_path / "m.h5")
+    made.make_svm(tmp_path / "s.h5")
+    for image, (height, width) in zip(IDS, made.SIZES.tolist(), strict=True):
+        Image.new("RGB", (width, height)).save(tmp_path / f"{image}.jpg")
     found: list[dict[str, Any]] = [
         {name: row[name] for name in ("image_id", "category_id", "bbox")} | {"score": float(score)}
         for row, score in zip(annotations, scores, strict=True)
@@ -126,7 +130,11 @@ def no_objects(folder: Path) -> None:
     ("arguments", "message"),
     [
         (("none.h5",), "does not exist; `rcnnpipe detect` or `propose` makes one"),
-        (("m.h5",), "holds rcnnpipe.model/1; detections or proposals are evaluated"),
+        (("s.h5",), "holds rcnnpipe.svm/1; detections, proposals and models are evaluated"),
+        (("m.h5",), "m.h5 cannot be built"),
+        (("m.h5", "--iou", "0.6"), "--iou is for detections, and"),
+        (("d.h5", "--views", "ten"), "--views is for models, and"),
+        (("p.h5", "--scale", "64"), "--scale is for models, and"),
         (("coco.json",), "is a COCO annotation file"),
         ((".",), "holds no comp4_det_SPLIT_CLASS.txt"),
         (("d.h5", "--region", "masks"), "holds boxes; --region masks needs a result json"),

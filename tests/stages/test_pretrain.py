@@ -139,6 +139,60 @@ def test_from_folders_and_from_weights(tmp_path: Path) -> None:
     assert other.architecture["crop"]["padding"] == 4  # patches have none, the network's own stays
 
 
+def test_sizes_take_turns_and_a_stopped_run_goes_on(
+    coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = ("--pyramid", "1,2,3", "--sizes", "56,42")
+    whole, stopped, plain = (tmp_path / name for name in ("whole.h5", "stopped.h5", "plain.h5"))
+    step = loop.Trainer.step
+    seen: list[tuple[int, ...]] = []
+
+    def watched(self: Any, pieces: Any, *arguments: Any) -> Any:
+        if self.iteration == stop_at:
+            raise KeyboardInterrupt
+        ((windows, _),) = pieces
+        seen.append(tuple(windows.shape[2:]))
+        return step(self, pieces, *arguments)
+
+    monkeypatch.setattr(loop.Trainer, "step", watched)
+    stop_at = -1
+    run(coco, whole, *sizes)
+    assert seen == ([(56, 56)] * 3 + [(42, 42)] * 3) * 2
+    stop_at = 4  # in the second epoch of three iterations
+    assert pretrain(coco, "--split", "train", *SETTINGS, "--out", stopped, *sizes).exit_code != 0
+    stop_at, seen[:] = -1, []
+    result = run(coco, stopped, *sizes)
+    assert "going on after iteration 3" in result.stderr
+    assert seen == [(42, 42)] * 3 + [(56, 56)] * 3 + [(42, 42)] * 3
+    assert stopped.read_bytes() == whole.read_bytes()
+    assert read_model(whole).header.settings["sizes"] == [56, 42]
+    assert read_model(whole).architecture["crop"]["size"] == 56
+    run(coco, plain, "--pyramid", "1,2,3")
+    settings = read_model(plain).header.settings
+    assert not {"sizes", "random-size"} & set(settings)  # as before there were such options
+    assert not np.array_equal(
+        read_model(plain).tensors["conv1.weight"], read_model(whole).tensors["conv1.weight"]
+    )
+
+
+def test_a_random_size_is_the_same_again(coco: Path, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.h5", "b.h5", "c.h5")]
+    for file, seed in zip(files, ("0", "0", "1"), strict=True):
+        arguments = ("--random-size", "40-60", "--seed", seed, "--validate", "val")
+        result = run(coco, file, "--pyramid", "1,2,3", *arguments)
+        assert "accuracy on val:" in result.stderr
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert files[0].read_bytes() != files[2].read_bytes()
+    assert read_model(files[0]).header.settings["random-size"] == [40, 60]
+
+
+@pytest.mark.parametrize("value", ["56", "56-40", "0-56", "a-b", "40,56"])
+def test_a_range_that_is_none(coco: Path, tmp_path: Path, value: str) -> None:
+    result = pretrain(coco, "--random-size", value, "--out", tmp_path / "w.h5")
+    assert result.exit_code == 2
+    assert f"'{value}' is not LOW-HIGH" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -148,6 +202,10 @@ def test_from_folders_and_from_weights(tmp_path: Path) -> None:
         (("--split", "test"), "test"),
         (("--validate", "test"), "test"),
         (("--lr", "1e6"), "lower --lr"),
+        (("--sizes", "56,42"), "give --pyramid, which takes any, or leave --sizes out"),
+        (("--random-size", "42-56"), "give --pyramid, which takes any, or leave --random-size out"),
+        (("--sizes", "56", "--random-size", "42-56"), "exclude each other"),
+        (("--pyramid", "1,2", "--sizes", "56,5"), "windows of 5 pixels are too small for demo"),
     ],
 )
 def test_mistakes_are_one_sentence(

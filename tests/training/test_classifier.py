@@ -12,7 +12,7 @@ from rcnnpipe.errors import DataError
 from rcnnpipe.models.backbones import create_network
 from rcnnpipe.models.warp import Crop, warp
 from rcnnpipe.systems.pretraining import Pretraining
-from rcnnpipe.training.classifier import ClassLoss, CropSource, top1, warp_regions
+from rcnnpipe.training.classifier import ClassLoss, CropSource
 from rcnnpipe.training.distributed import Ranks
 from rcnnpipe.training.examples import examples_of, jittered, patches
 
@@ -185,19 +185,32 @@ def test_loss_and_accuracy(drawn: Dataset) -> None:
     assert part.shares["accuracy"].tolist() == [right, 4]
 
 
-def test_top1_counts_annotated_boxes(drawn: Dataset) -> None:
-    source = source_of(drawn)
-    counts = list(top1(source.network, source, 5))
-    assert [total for _, total in counts] == [5, 5, 2]
-    cache = {i: np.asarray(Image.open(r.path)).copy() for i, r in enumerate(drawn.records)}
-    examples = source.examples
-    windows = warp_regions(
-        cache.__getitem__,
-        examples.images,
-        examples.boxes,
-        np.zeros(12, np.bool_),
-        source.crop,
-        source.network,
-    )
-    best = source.network.logits(windows).argmax(1).numpy()
-    assert sum(right for right, _ in counts) == (best == examples.labels).sum()
+def test_an_epoch_has_one_size(drawn: Dataset) -> None:
+    plain = source_of(drawn)
+    source = source_of(drawn, sizes=(56, 28))
+    network = source.network
+    sides = []
+    for iteration, batch in enumerate(source.batches(0, 9)):
+        ((windows, labels),) = batch.pieces
+        sides.append(windows.shape[-1])
+        boxes, images, expected, flip = plain.draw(iteration)
+        assert labels.tolist() == expected.tolist()  # the same examples whatever the size
+        crop = Crop(56, 4) if sides[-1] == 56 else Crop(28, 2)
+        pixels = np.array(Image.open(drawn.records[images[0]].path))
+        window = warp(
+            torch.from_numpy(pixels).permute(2, 0, 1),
+            torch.from_numpy(boxes[:1]),
+            crop,
+            network.preprocessing,
+            torch.from_numpy(flip[:1]),
+        )
+        assert torch.equal(windows[:1], window)
+    assert sides == [56] * 3 + [28] * 3 + [56] * 3
+
+
+def test_a_mean_image_goes_with_the_size(drawn: Dataset) -> None:
+    source = source_of(drawn, sizes=(28,))
+    mean = torch.rand(3, 56, 56, generator=torch.Generator().manual_seed(0))
+    source.network.preprocessing = replace(source.network.preprocessing, mean=mean)
+    ((windows, _),) = next(source.batches(0, 1)).pieces
+    assert windows.shape == (4, 3, 28, 28)
