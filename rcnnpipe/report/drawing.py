@@ -199,6 +199,18 @@ def fitted(text: str, size: int, width: float) -> str:
     return text + "…"
 
 
+def wrapped(text: str, size: int, width: float) -> list[str]:
+    """Text in lines of a width in pixels, broken between words; a longer word is cut."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if lines[-1] and font(size).getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [fitted(line, size, width) for line in lines]
+
+
 def _pad(size: int) -> int:
     """Space around the letters of a label."""
     return max(1, size // 6)

@@ -88,7 +88,7 @@ def draw_row(
             words = _draw_mistakes(picture, record, marks, classes)
         panels.append(_framed(picture, *words))
     height, width = record.size
-    return _beside(panels, f"{record.image_id}  ({width} x {height})", longest)
+    return beside(panels, f"{record.image_id}  ({width} x {height})", longest)
 
 
 def sheet(rows: Sequence[Image.Image], widest: int = 1600) -> Image.Image:
@@ -203,7 +203,8 @@ def _framed(picture: Picture, title: str, words: str) -> Image.Image:
     return framed
 
 
-def _beside(panels: Sequence[Image.Image], title: str, longest: int) -> Image.Image:
+def beside(panels: Sequence[Image.Image], title: str, longest: int) -> Image.Image:
+    """Panels in a row under a title, with the letters of pictures so long."""
     gap = max(6, longest // 60)
     size = max(12, round(longest / 32))
     line = sum(font(size).getmetrics()) + gap

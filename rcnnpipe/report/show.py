@@ -183,7 +183,7 @@ def draw(
     """
     # Everything is looked up before anything is drawn.
     marks = [known.marks(record) for record in records]
-    names = _file_names([record.image_id for record in records])
+    names = file_names([record.image_id for record in records])
     written, small = [], []
     whole = as_one and len(records) == 1
     (out.parent if as_one else out).mkdir(parents=True, exist_ok=True)
@@ -197,12 +197,12 @@ def draw(
             )
         if whole or not as_one:
             row = draw_row(record, pixels, known.classes, mark, kinds, size, top)
-            written.append(_save(row, out if whole else out / f"{name}.png"))
+            written.append(save(row, out if whole else out / f"{name}.png"))
         if len(records) > 1:
             shorter = min(size, _SMALL)
             small.append(draw_row(record, pixels, known.classes, mark, kinds, shorter, top))
     if small:
-        written.append(_save(sheet(small), out if as_one else out / f"{_SHEET}.png"))
+        written.append(save(sheet(small), out if as_one else out / f"{_SHEET}.png"))
     return written
 
 
@@ -242,7 +242,7 @@ def _rows(path: Path, rows: Proposals | Detections, record: Record, what: str) -
     return rows_of(rows.offsets, number)
 
 
-def _file_names(image_ids: Sequence[str]) -> list[str]:
+def file_names(image_ids: Sequence[str]) -> list[str]:
     """A file name for each image id: other signs become _, and no two are the same."""
     taken = {_SHEET}
     names = []
@@ -257,7 +257,8 @@ def _file_names(image_ids: Sequence[str]) -> list[str]:
     return names
 
 
-def _save(picture: Image.Image, path: Path) -> Path:
+def save(picture: Image.Image, path: Path) -> Path:
+    """Write a picture as PNG, whole or not at all."""
     with whole_file(path) as partial:
         picture.save(partial, format="PNG")
     return path

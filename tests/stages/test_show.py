@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from rcnnpipe.cli import main
-from rcnnpipe.report.show import _file_names
+from rcnnpipe.report.show import file_names
 from tests import artifacts_made as made
 from tests.realdata import DATA, needs_data
 
@@ -196,7 +196,7 @@ def test_a_threshold_that_is_none_is_wrong_usage(folder: Path) -> None:
 
 
 def test_file_names_are_safe_and_different() -> None:
-    names = _file_names(["a/b", "a_b", "../../x", "contact-sheet", "ß ü", "", "A_B"])
+    names = file_names(["a/b", "a_b", "../../x", "contact-sheet", "ß ü", "", "A_B"])
     assert len({name.lower() for name in names}) == len(names)
     assert not any("/" in name or name.startswith(".") for name in names)
     assert "contact-sheet" not in names
