@@ -269,7 +269,7 @@ def build_network(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> Ne
             settings["outputs"],
             crop=build_crop(settings["crop"]),
             preprocessing=build_preprocessing(settings["preprocessing"], mean_image),
-            head=build_head(settings["head"]) if settings["head"] else None,
+            head=build_head(settings["head"]) if settings.get("head") else None,
         )
         if not settings["original_classifier"]:
             network._set_classifier(network.classifier_module, settings["outputs"])

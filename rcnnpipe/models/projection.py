@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from rcnnpipe.errors import SettingError
 from rcnnpipe.models.backbones import Network
 from rcnnpipe.models.map_view import PROJECTIONS, SCALE_CHOICES
+from rcnnpipe.models.pyramid import PyramidPooling
 
 _SHRINK = 6.5 / 16  # of a stride: the authors' offset for ZF-5, whose receptive fields see less
-_NO_MAP = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Linear, nn.Flatten)
+_NO_MAP = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, PyramidPooling, nn.Linear, nn.Flatten)
 
 
 class MapGeometry(NamedTuple):
@@ -129,31 +130,47 @@ def choose_scales(
     return (distance == smallest).int().argmax(1)  # argmax gives the first of equals
 
 
-def project(windows: Tensor, geometry: MapGeometry, map_size: tuple[int, int], rule: str) -> Tensor:
-    """Cells (R, 4) of windows (R, 4), at least one cell each, within a map of (height, width)."""
-    cells = _repaired(unclamped(windows, geometry, rule))
+def project(
+    windows: Tensor,
+    geometry: MapGeometry,
+    map_size: tuple[int, int],
+    rule: str,
+    shrink: float | None = None,
+) -> Tensor:
+    """Cells (R, 4) of windows (R, 4), at least one cell each, within a map of (height, width).
+
+    A window of no cell gets the one between its ends; what leaves the map moves to its border.
+    ``rule`` and ``shrink`` are those of :func:`unclamped`.
+    """
+    cells = _repaired(unclamped(windows, geometry, rule, shrink))
     most = torch.tensor([map_size[1], map_size[0]] * 2)
     return cells.clamp(min=1).minimum(most) - 1
 
 
-def unclamped(windows: Tensor, geometry: MapGeometry, rule: str) -> Tensor:
+def unclamped(
+    windows: Tensor, geometry: MapGeometry, rule: str, shrink: float | None = None
+) -> Tensor:
     """1-based inclusive cells (R, 4) as the formulas give them: inverted for small windows.
 
     Args:
         windows: (R, 4).
         geometry: of the map.
-        rule: "paper": from the first cell whose centre is not left of the window's edge to the last
-            whose centre is not right of it (appendix A, there for layers padded by half of their
-            kernels, here for any); "authors": cells that see at least so much of the window.
+        rule: "paper": the cells whose centres lie within the window, floor(x / S) + 1 to
+            ceil(x / S) - 1 (appendix A, there for layers padded by half of their kernels), with x
+            counted from the first cell's centre, which makes it right for other paddings;
+            "authors": from the cell whose centre is nearest to the left edge to that nearest to the
+            right edge of the window without its outermost pixels.
+        shrink: so many pixels a side, for "authors"; None takes ZF-5's 6.5 of a stride of 16.
     """
     _require(rule, PROJECTIONS)
     stride, centre = geometry
     low, high = windows[:, :2], windows[:, 2:]
     if rule == "paper":
-        first = ((low - centre + 1) / stride).floor() + 1
-        last = ((high - centre + 1) / stride).ceil() - 1
+        # The paper counts cells from 0, as its x' = x / S says: one more here.
+        first = ((low - centre) / stride).floor() + 2
+        last = ((high - centre) / stride).ceil()
     else:
-        shrink = _SHRINK * stride
+        shrink = _SHRINK * stride if shrink is None else shrink
         first = ((low - centre + shrink) / stride + 0.5).floor() + 1
         last = ((high - centre - shrink) / stride - 0.5).ceil() + 1
     return torch.cat((first, last), dim=1).long()

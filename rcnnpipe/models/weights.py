@@ -79,6 +79,24 @@ def require_made_by(path: Path, header: Header, model: Path, maker: Header) -> N
         )
 
 
+def require_same_convolutions(path: Path, header: Header, model: Path, maker: Header) -> None:
+    """Refuse to run a model's last layers on features whose maps are not the model's own.
+
+    They are where the model made the features, or where it was fine-tuned behind its pyramid alone
+    from a model that did.
+
+    Raises:
+        ArtifactError: names both files and what to run.
+    """
+    behind_pyramid = maker.settings.get("system") == "sppnet"
+    same = {maker.id, maker.inputs.get("init") if behind_pyramid else None}
+    if header.inputs.get("model") not in same:
+        raise ArtifactError(
+            f"the maps of {path} are not those of {model}, which neither made them nor was "
+            "fine-tuned from what made them; run rcnnpipe extract-features on the images"
+        )
+
+
 def put_on_pyramid(network: Network, head: PyramidHead, generator: torch.Generator) -> Network:
     """The convolutions of a network under a pyramid, with fully connected layers that are new.
 
