@@ -120,7 +120,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         _suppress_anew(ctx, dataset, options)
         say(f"wrote {out} ({len(dataset.records)} images, {time.monotonic() - started:.0f} s)")
         return
-    device = choose_device(options["device"])
+    device = choose_device(options["device"], options["precision"])
     workers = options["workers"]
     threshold = options["score_threshold"]
     with open_source(dataset, options, device, workers) as source:

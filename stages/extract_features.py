@@ -2,18 +2,17 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rcnnpipe.errors import RcnnpipeError
+from rcnnpipe.errors import RcnnpipeError, SettingError
 from rcnnpipe.options import (
     CommaList,
     StageCommand,
-    data_argument,
     device_option,
     out_option,
     precision_option,
@@ -32,12 +31,17 @@ VERSION = 1
 
 
 @click.command("extract-features", cls=StageCommand)
-@data_argument
+@click.argument("data", type=click.Path(path_type=Path), required=False)
 @split_option
 @click.option(
     "--proposals",
     type=click.Path(path_type=Path),
     help="Regions, from propose; without them only the ground truth is taken.",
+)
+@click.option(
+    "--pooled",
+    type=click.Path(path_type=Path),
+    help="Features with layer pool5, to run the layers behind it; no DATA then, no image touched.",
 )
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="The network.")
 @click.option(
@@ -101,7 +105,6 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         Regions,
         bytes_needed,
         extract,
-        mean_norm,
         mirrored,
         region_columns_of,
     )
@@ -112,9 +115,17 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
     started = time.monotonic()
     out, layers = options["out"], list(options["layers"])
+    if options["pooled"] is not None:
+        rows = _run_behind(ctx, options)
+        say(
+            f"wrote {out} ({rows} regions, {', '.join(layers)}, {time.monotonic() - started:.0f} s)"
+        )
+        return
+    if options["data"] is None:
+        raise SettingError("extract-features needs DATA, or --pooled FEATURES")
     dataset = open_dataset(options["data"], options["split"])
     model, network = read_network(options["model"])
-    device = choose_device(options["device"])
+    device = choose_device(options["device"], options["precision"])
     network = network.to(device).eval()
     fold_batch_norm(network)
     inputs: dict[str, Any] = {"data": dataset, "model": model}
@@ -146,21 +157,15 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         for one in todo
     ]
     rows = sum(len(columns["boxes"]) for columns in described)
-    _check_disk(out, bytes_needed(rows, sizes), rows, options["compression"])
+    _check_disk(out, bytes_needed(rows, sizes), rows, options)
 
     extractor = extractor_for(network, layers, device, options)
 
     def produce(numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
         chosen = (replace(todo[i], boxes=described[i]["boxes"]) for i in numbers)
         for i, (_, found) in zip(numbers, extract(extractor, chosen, workers), strict=True):
-            values = {f"layers/{layer}": found.pop(layer) for layer in layers}
-            norms = {f"norms/{layer}": _norms(values[f"layers/{layer}"]) for layer in layers}
-            yield described[i] | values | norms | found
-
-    def finish(writer: "RowWriter") -> None:
-        norms = {layer: writer.column(f"norms/{layer}") for layer in layers}
-        means = {f"mean_norm/{x}": mean_norm(norms[x], writer.offsets) for x in layers}
-        writer.finish(attributes=means)
+            values = {layer: found.pop(layer) for layer in layers}
+            yield described[i] | _layer_columns(values) | found
 
     workers = options["workers"]
     with torch.inference_mode():
@@ -169,19 +174,105 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             {
                 **region_columns(classes),
                 **(PLACES if network.head else {}),
-                **{f"layers/{name}": (np.float16, (size,)) for name, size in sizes.items()},
-                **{f"norms/{name}": (np.float32, ()) for name in sizes},
+                **_layer_layout(sizes),
             },
             [one.record.image_id for one in todo],
             np.array([one.record.size for one in todo]),
             produce,
-            finish,
+            lambda writer: _finish(writer, layers),
             label="extract-features",
             compression=options["compression"],
             compress_workers=max(1, workers),
         )
     seconds = time.monotonic() - started
     say(f"wrote {out} ({rows} regions, {', '.join(layers)}, {seconds:.0f} s)")
+
+
+def _run_behind(ctx: click.Context, options: dict[str, Any]) -> int:
+    """Features of layers behind pool5, from a file that holds pool5; returns how many regions."""
+    import torch
+
+    from rcnnpipe.artifacts.features import PLACES, open_features, region_columns
+    from rcnnpipe.artifacts.store import make_header
+    from rcnnpipe.devices import choose_device
+    from rcnnpipe.extraction.maps import POOLED, layers_behind
+    from rcnnpipe.extraction.regions import bytes_needed
+    from rcnnpipe.models.weights import read_network, require_same_convolutions
+    from rcnnpipe.ragged import rows_of
+    from rcnnpipe.sharing import write_rows
+
+    for name in ("data", "split", "proposals", "scales", "random_scales", "mirror"):
+        if options[name]:
+            flag = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
+            raise SettingError(f"{flag} has no meaning with --pooled, whose regions are taken")
+    out, layers = options["out"], list(options["layers"])
+    model, network = read_network(options["model"])
+    device = choose_device(options["device"], options["precision"])
+    network = network.to(device).eval()
+    sizes = network.layer_sizes
+    behind = network.layer_names[network.layer_names.index(POOLED) :]
+    sizes = {name: sizes[name] for name in _known(layers, behind)}
+    with open_features(options["pooled"], options["workers"]) as source:
+        require_same_convolutions(options["pooled"], source.header, options["model"], model)
+        source.layer(POOLED)
+        header = make_header(
+            "features",
+            stage="extract-features",
+            version=VERSION,
+            settings=stage_settings(ctx) | {"device": device.type},
+            inputs={"pooled": source.header, "model": model},
+            classes=source.header.classes,
+            software=["torch"],
+        )
+        _check_disk(out, bytes_needed(len(source.boxes), sizes), len(source.boxes), options)
+        columns = region_columns(len(header.classes) - 1)
+        columns |= PLACES if source.cells is not None else {}
+
+        def produce(numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
+            for i in numbers:
+                rows = rows_of(source.offsets, i)
+                pooled = torch.from_numpy(source.rows(POOLED, rows)).to(device).float()
+                found = layers_behind(
+                    *(network, layers, pooled, options["precision"], options["batch_size"])
+                )
+                values = {layer: value.cpu().numpy() for layer, value in found.items()}
+                yield {name: getattr(source, name)[rows] for name in columns} | _layer_columns(
+                    values
+                )
+
+        write_rows(
+            *(out, header, columns | _layer_layout(sizes), source.image_ids, source.sizes),
+            produce,
+            lambda writer: _finish(writer, layers),
+            label="extract-features",
+            compression=options["compression"],
+            compress_workers=max(1, options["workers"]),
+        )
+        return len(source.boxes)
+
+
+def _layer_layout(sizes: Mapping[str, int]) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """Columns of the layers and of their norms, as a RowWriter needs them."""
+    import numpy as np
+
+    layout: dict[str, tuple[Any, tuple[int, ...]]] = {
+        f"layers/{name}": (np.float16, (size,)) for name, size in sizes.items()
+    }
+    return layout | {f"norms/{name}": (np.float32, ()) for name in sizes}
+
+
+def _layer_columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of layers (R, D) and of their norms."""
+    columns = {f"layers/{layer}": features for layer, features in values.items()}
+    return columns | {f"norms/{layer}": _norms(features) for layer, features in values.items()}
+
+
+def _finish(writer: "RowWriter", layers: Sequence[str]) -> None:
+    from rcnnpipe.extraction.regions import mean_norm
+
+    norms = {layer: writer.column(f"norms/{layer}") for layer in layers}
+    means = {f"mean_norm/{layer}": mean_norm(norms[layer], writer.offsets) for layer in layers}
+    writer.finish(attributes=means)
 
 
 def _known(layers: Sequence[str], names: Sequence[str]) -> Sequence[str]:
@@ -191,13 +282,13 @@ def _known(layers: Sequence[str], names: Sequence[str]) -> Sequence[str]:
     return layers
 
 
-def _check_disk(out: Path, needed: int, rows: int, compression: str) -> None:
+def _check_disk(out: Path, needed: int, rows: int, options: Mapping[str, Any]) -> None:
     """Say what the file will take, and refuse to begin what cannot end.
 
     The finished file is put together beside the journal of the same size; compression commonly
     leaves two fifths of the features, so both fit into what they take uncompressed.
     """
-    needed = 2 * needed if compression == "none" else needed
+    needed = 2 * needed if options["compression"] == "none" else needed
     free = shutil.disk_usage(out.parent).free
     gib = 2**30
     say(f"{rows} regions, up to {needed / gib:.2f} GiB of disk, {free / gib:.1f} GiB are free")

@@ -131,7 +131,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     started = time.monotonic()
     complete_options(ctx, options)
     work = {"rcnn": _finetune_on_windows, "sppnet": _finetune_on_features}[options["system"]]
-    with join_ranks(options["device"]) as ranks:
+    with join_ranks(options["device"], options["precision"]) as ranks:
         done = work(ctx, options, ranks)
     seconds = time.monotonic() - started
     say(f"wrote {options['out']} ({done} iterations, {seconds:.0f} s)")

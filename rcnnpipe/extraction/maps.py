@@ -33,6 +33,27 @@ from rcnnpipe.randomness import generator
 POOLED = "pool5"
 
 
+@torch.inference_mode()
+def layers_behind(
+    network: Network, layers: Sequence[str], pooled: Tensor, precision: str, batch_size: int
+) -> dict[str, Tensor]:
+    """Layer -> (R, D) float16 of regions whose pool5 (R, D) is there, on its device.
+
+    Args:
+        network: with a pyramid, in evaluation mode.
+        layers: pool5 and what follows it.
+        pooled: float; an R of 0 gives empty layers.
+        precision: fp32, bf16 or fp16.
+        batch_size: regions at once.
+    """
+    parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    with arithmetic(pooled.device, precision):
+        for batch in torch.split(pooled, batch_size):
+            for layer, values in network(batch, layers, source=POOLED).items():
+                parts[layer].append(as_stored(values))
+    return {layer: torch.cat(values) for layer, values in parts.items()}
+
+
 @dataclass(frozen=True)
 class MapExtractor:
     """A network with a pyramid that turns regions into features.
@@ -140,11 +161,5 @@ class MapExtractor:
         assert self.network.head is not None
         levels = self.network.head.pyramid.levels
         pooled = pool_windows(maps, cells.to(self.device), levels)
-        parts: dict[str, list[Tensor]] = {layer: [] for layer in self.layers}
-        with arithmetic(self.device, self.precision):
-            for batch in torch.split(pooled, self.batch_size):
-                found = self.network(batch, self.layers, source=POOLED)
-                for layer, values in found.items():
-                    parts[layer].append(as_stored(values))
-        for layer, values in parts.items():
-            yield layer, torch.cat(values)
+        found = layers_behind(*(self.network, self.layers, pooled, self.precision, self.batch_size))
+        yield from found.items()
