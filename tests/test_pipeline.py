@@ -17,7 +17,7 @@ SMALL: dict[str, Any] = {
         "shapes": {"images": "train=8,test=4"},
         "shapes-pretrain": {"images": "train=8,val=2"},
     },
-    "pretrain": {"epochs": 1},
+    "pretrain": {name: {"epochs": 1} for name in ("plain", "pyramid", "pyramid-2")},
     "propose": {"max-boxes": 60},
 }
 FEW_ITERATIONS = {"iterations": 2, "log-every": 1, "checkpoint-every": 2}
@@ -56,20 +56,28 @@ def test_chain_runs_rests_and_reruns_only_what_follows_a_change(tmp_path: Path) 
         copy(ROOT / name, target)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     params = updated(yaml.safe_load((ROOT / "params.yaml").read_text()), SMALL)
-    params["systems"]["rcnn"]["finetune"] |= FEW_ITERATIONS
+    for system in ("rcnn", "sppnet", "sppnet-2"):
+        params["systems"][system]["finetune"] |= FEW_ITERATIONS
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
 
     ran = repro(tmp_path)
-    assert ran[-1] in ("compare", "show")
+    assert ran[-1] in ("compare", "show@rcnn", "show@sppnet")
     assert {"finetune@rcnn", "evaluate@rcnn-without-both", "recall"} <= set(ran)
+    assert {"pool@sppnet", "finetune-pooled@sppnet", "evaluate@sppnet", "combine"} <= set(ran)
     table = (tmp_path / "results/comparison.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in table[2:]] == [
         "rcnn",
         "rcnn-without-bbox-reg",
         "rcnn-without-finetuning",
         "rcnn-without-both",
+        "sppnet",
+        "sppnet-without-bbox-reg",
+        "sppnet-without-finetuning",
+        "sppnet-2",
+        "sppnet-combined",
     ]
     assert list((tmp_path / "results/rcnn/shown").glob("*.png"))
+    assert list((tmp_path / "results/sppnet/shown").glob("*.png"))
     assert not list(tmp_path.rglob("*.partial*"))
 
     assert repro(tmp_path) == []
@@ -82,4 +90,4 @@ def test_chain_runs_rests_and_reruns_only_what_follows_a_change(tmp_path: Path) 
         for detector in ("rcnn", "rcnn-without-bbox-reg")
     }
     ran = repro(tmp_path)
-    assert changed <= set(ran) <= changed | {"show", "compare"}
+    assert changed <= set(ran) <= changed | {"show@rcnn", "compare"}
