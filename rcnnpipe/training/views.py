@@ -118,7 +118,7 @@ def _many() -> tuple[tuple[float, float, float], ...]:
 
     The paper cuts its windows out of maps of the whole image, to save time. Here each window runs
     through the convolutions by itself, so that networks without a pyramid can be judged by the same
-    views; the paper finds the top-5 error of ten views within 0.1 points either way.
+    views.
     """
     along = ((0.0, 0.0), *_CENTRE, (1.0, 1.0))
     return tuple(
