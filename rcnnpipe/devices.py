@@ -57,6 +57,15 @@ def choose_device(name: str, precision: str = "fp32") -> "torch.device":
     return torch.device("cuda", this_rank().local % torch.cuda.device_count())
 
 
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch raised it because something does not fit, or its size into 64 bits."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(word in str(error).lower() for word in ("allocate", "overflow"))
+
+
 def _keep_freed_memory() -> None:
     """Let glibc keep the memory of freed tensors instead of giving it back to the system.
 

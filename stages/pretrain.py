@@ -160,7 +160,7 @@ def _pretrain(ctx: click.Context, options: dict[str, Any], ranks: "Ranks") -> st
     from rcnnpipe.datasets import open_dataset
     from rcnnpipe.training.classifier import CropSource
     from rcnnpipe.training.examples import examples_of
-    from rcnnpipe.training.initial import PYRAMID_OPTIONS
+    from rcnnpipe.training.initial import PYRAMID_OPTIONS, calibrate
     from rcnnpipe.training.sizes import require_sizes
 
     plan = _plan(options)
@@ -194,6 +194,8 @@ def _pretrain(ctx: click.Context, options: dict[str, Any], ranks: "Ranks") -> st
         f"{len(examples.boxes)} examples of {len(examples.classes) - 1} classes, "
         f"{source.iterations_of_epoch} iterations an epoch"
     )
+    if options["pyramid"] is not None and options["init"] != "none":
+        calibrate(network, source.sample())
     _train(options, source, header)
     if held_out is not None and ranks.first:
         _validate(options["validate"], replace(source, examples=held_out[0], records=held_out[1]))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from rcnnpipe.devices import is_lack_of_memory
 from rcnnpipe.errors import SettingError
 from rcnnpipe.extraction.regions import Regions, arithmetic, as_stored
 from rcnnpipe.models.backbones import Network
@@ -138,7 +139,7 @@ class MapExtractor:
                 prepared -= interpolate(mean.to(prepared), size, mode="bilinear")
             with arithmetic(self.device, self.precision):
                 maps: Tensor = self.network(prepared, (head.map,))[head.map]
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, TypeError) as error:
             raise self._explained(error, size, todo) from error
         return maps[0]
 
@@ -147,7 +148,7 @@ class MapExtractor:
     ) -> BaseException:
         """Why an image could not be passed through the convolutions, as one sentence."""
         where = f"image '{todo.record.image_id}', scaled to {size[1]} x {size[0]} pixels,"
-        if isinstance(error, torch.cuda.OutOfMemoryError) or "allocate" in str(error):
+        if is_lack_of_memory(error):
             return SettingError(f"{where} does not fit into the memory; lower --scales")
         if "size" in str(error).lower():
             return SettingError(
@@ -159,7 +160,7 @@ class MapExtractor:
     def _features(self, maps: Tensor, cells: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Layer and its values (U, D) of windows (U, 4) of one map."""
         assert self.network.head is not None
-        levels = self.network.head.pyramid.levels
-        pooled = pool_windows(maps, cells.to(self.device), levels)
+        pyramid = self.network.head.pyramid
+        pooled = pool_windows(maps, cells.to(self.device), pyramid.levels) * pyramid.scale
         found = layers_behind(*(self.network, self.layers, pooled, self.precision, self.batch_size))
         yield from found.items()

@@ -32,10 +32,13 @@ class Pyramid:
             order; ports of their code take 6, 3, 2, 1.
         training: "windows" of ceil(a / n) cells at every floor(a / n) of a cells (section 2.3), the
             first n of them, so that the last cells of a map may go unseen; or "bins", as at test.
+        scale: factor of all maxima. On convolutions that were trained without the pyramid it brings
+            them to a mean square of 1, for which the new layers behind it are initialised.
     """
 
     levels: tuple[int, ...] = (1, 2, 3, 6)  # section 4.1: 50 bins
     training: str = "windows"
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         """Levels are different positive numbers."""
@@ -46,6 +49,8 @@ class Pyramid:
             )
         if self.training not in TRAINING:
             raise SettingError(f"pyramid training '{self.training}' is none of {TRAINING}")
+        if not 0 < self.scale < float("inf"):
+            raise SettingError(f"a pyramid's scale of {self.scale} is no number above 0")
 
     @property
     def bins(self) -> int:
@@ -59,7 +64,7 @@ class Pyramid:
 
 def build_pyramid(settings: Mapping[str, Any]) -> Pyramid:
     """The inverse of :meth:`Pyramid.settings`."""
-    return Pyramid(tuple(settings["levels"]), settings["training"])
+    return Pyramid(tuple(settings["levels"]), settings["training"], settings["scale"])
 
 
 class PyramidPooling(nn.Module):
@@ -74,9 +79,10 @@ class PyramidPooling(nn.Module):
         """(R, C, H, W) -> (R, D)."""
         by_windows = self.training and self.pyramid.training == "windows"
         pool = _pool_windows_of_level if by_windows else adaptive_max_pool2d
-        return torch.cat(
+        pooled = torch.cat(
             [pool(maps, level).flatten(1) for level in self.pyramid.levels], dim=1
         ).clamp(min=0)
+        return pooled if self.pyramid.scale == 1 else pooled * self.pyramid.scale
 
 
 def _pool_windows_of_level(maps: Tensor, level: int) -> Tensor:

@@ -14,6 +14,7 @@ from torchvision.models import get_model_weights
 
 from rcnnpipe.artifacts.model import read_model
 from rcnnpipe.artifacts.store import Header
+from rcnnpipe.devices import is_lack_of_memory
 from rcnnpipe.errors import ArtifactError, DataError, SettingError
 from rcnnpipe.models.architectures import NETWORKS
 from rcnnpipe.models.backbones import Network, build_network, create_network
@@ -104,13 +105,24 @@ def put_on_pyramid(network: Network, head: PyramidHead, generator: torch.Generat
         network: its weights up to the head's map are taken, what follows is not.
         head: the pyramid and what stands on it.
         generator: for the initial values of the new layers.
+
+    Raises:
+        SettingError: they do not fit into the memory.
     """
-    new = create_network(
-        *(network.name, network.outputs, generator),
-        crop=network.crop,
-        preprocessing=network.preprocessing,
-        head=head,
-    )
+    try:
+        new = create_network(
+            *(network.name, network.outputs, generator),
+            crop=network.crop,
+            preprocessing=network.preprocessing,
+            head=head,
+        )
+    except (RuntimeError, MemoryError, TypeError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        raise SettingError(
+            f"{head.hidden} units on a pyramid of {head.pyramid.bins} bins do not fit into the "
+            "memory; lower --pyramid or --hidden"
+        ) from None
     if network.frozen_batch_norm:
         new.freeze_batch_norm()
     values = new.state_dict()

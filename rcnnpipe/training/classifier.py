@@ -80,6 +80,12 @@ class CropSource:
         cache = PixelCache(self.records, self.cache_bytes)
         return ahead(lambda number: self._batch(number, cache), range(start, stop), self.workers)
 
+    def sample(self, most: int = 32) -> Tensor:
+        """Some windows (B, 3, S, S) of the first batch; the same on every rank."""
+        alone = replace(self, ranks=Ranks(0, 1, self.ranks.device))
+        windows, _ = next(iter(next(alone.batches(0, 1)).pieces))
+        return windows[:most]
+
     def _batch(self, iteration: int, cache: PixelCache) -> Batch[Piece]:
         boxes, images, labels, flip = self.draw(iteration)
         ids = [self.records[image].image_id for image in images]

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rcnnpipe.artifacts.foreign import foreign_file
 from rcnnpipe.artifacts.store import open_artifact
 from rcnnpipe.errors import SettingError
 from rcnnpipe.models.backbones import Network
-from rcnnpipe.models.pyramid import Pyramid
+from rcnnpipe.models.pyramid import Pyramid, PyramidPooling
 from rcnnpipe.models.pyramid_head import head_for
 from rcnnpipe.models.tensor_files import READERS
 from rcnnpipe.models.weights import load_network, put_on_pyramid
@@ -79,6 +80,29 @@ def on_pyramid(
     elif given:
         raise SettingError(f"the network of --init has a pyramid of its own; leave {given[0]} out")
     return network, {"head": network.head.settings() if network.head else None}
+
+
+@torch.inference_mode()
+def calibrate(network: Network, windows: Tensor) -> None:
+    """Scale what a pyramid pools from trained maps to a mean square of 1, in place.
+
+    Maps of pre-trained networks may have values in the hundreds, on which new layers would diverge
+    at any usual learning rate; as data-dependent initialisations do, this looks at some data first.
+
+    Args:
+        network: with a pyramid, on the CPU.
+        windows: (B, 3, S, S) network input.
+    """
+    assert network.head is not None
+    pooled = network(windows, ("pool5",))["pool5"]
+    size = float(pooled.double().square().mean().sqrt())
+    if size > 0:
+        scale = network.head.pyramid.scale / size
+        pyramid = replace(network.head.pyramid, scale=scale)
+        network.head = replace(network.head, pyramid=pyramid)
+        pooling = network.get_submodule("pyramid")
+        assert isinstance(pooling, PyramidPooling)
+        pooling.pyramid = pyramid
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
