@@ -25,9 +25,9 @@ def on_its_pyramid(**options: Any) -> Network:
 def test_calibrated_features_have_a_mean_square_of_one() -> None:
     network = on_its_pyramid()
     windows = 100 * torch.rand(4, 3, 56, 56, generator=generator())
-    before = network(windows, ("pool5",))["pool5"]
+    before = network(windows, ("pool5",))["pool5"].detach()
     calibrate(network, windows)
-    after = network(windows, ("pool5",))["pool5"]
+    after = network(windows, ("pool5",))["pool5"].detach()
     assert float(before.square().mean()) > 10
     assert float(after.square().mean()) == pytest.approx(1, rel=1e-4)
     settings = json.loads(json.dumps(network.settings()))
