@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from rcnnpipe.errors import SettingError
 from rcnnpipe.options import (
@@ -31,6 +32,13 @@ VERSION = 1
 
 # rcnn_test.m: at most 100 candidates for a class in an image, 40 on average over the set.
 MOST_PER_IMAGE, MOST_PER_SET = 100, 40
+
+# What --candidates have behind them, and what they do not need.
+_OF_SCORING = (
+    *("scales", "refine", "score_threshold", "max_per_image", "max_proposals"),
+    "suppress_first",
+)
+_OF_THE_NETWORK = ("seed", "batch_size", "precision", "device")
 
 
 @click.command("detect", cls=StageCommand)
@@ -200,8 +208,8 @@ def _suppress_anew(ctx: click.Context, dataset: "Dataset", options: dict[str, An
     from rcnnpipe.artifacts.store import encode_strings, make_header, require_same_classes
     from rcnnpipe.detection import gather_candidates
 
-    for name in ("proposals", "svm", "bbox_reg", "scales"):
-        if options[name]:
+    for name in (*_OF_SCORING, "proposals", "svm", "bbox_reg"):
+        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise SettingError(
                 f"--{name.replace('_', '-')} has no meaning with --candidates, whose scores and "
                 "boxes are as they are; leave it out"
@@ -215,7 +223,7 @@ def _suppress_anew(ctx: click.Context, dataset: "Dataset", options: dict[str, An
         "detections",
         stage="detect",
         version=VERSION,
-        settings=stage_settings(ctx),
+        settings=stage_settings(ctx, (*_OF_SCORING, *_OF_THE_NETWORK)),
         inputs={"data": dataset}
         | {f"candidates-{number}": one.header for number, one in enumerate(found, start=1)},
         classes=first.classes,

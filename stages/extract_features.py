@@ -210,11 +210,12 @@ def _run_behind(ctx: click.Context, options: dict[str, Any]) -> int:
     device = choose_device(options["device"], options["precision"])
     network = network.to(device).eval()
     sizes = network.layer_sizes
+    pooled_size = sizes[POOLED]
     behind = network.layer_names[network.layer_names.index(POOLED) :]
     sizes = {name: sizes[name] for name in _known(layers, behind)}
     with open_features(options["pooled"], options["workers"]) as source:
         require_same_convolutions(options["pooled"], source.header, options["model"], model)
-        source.layer(POOLED)
+        source.require_length(POOLED, pooled_size)
         header = make_header(
             "features",
             stage="extract-features",

@@ -162,7 +162,7 @@ def _finetune_on_features(ctx: click.Context, options: dict[str, Any], ranks: "R
         if network.head is None or trained_from not in names[names.index(POOLED) + 1 :]:
             behind = "fc6, fc7 and logits, of a model with a pyramid"
             raise SettingError(f"only what follows pool5 learns from its features: {behind}")
-        features.layer(POOLED)
+        features.require_length(POOLED, network.layer_sizes[POOLED])
         header = make_header(
             "model",
             stage="finetune",

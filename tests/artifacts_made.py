@@ -109,7 +109,10 @@ def make_detections(path: Path, *, seed: int = 0, **replaced: Any) -> Path:
 
 
 def make_features(path: Path, *, seed: int = 0, **replaced: Any) -> Path:
-    """A features file, layers ``pool5`` and ``fc7`` of 32; an image's first row is ground truth."""
+    """A features file, layers ``pool5`` and ``fc7`` of 32; an image's first row is ground truth.
+
+    With ``scale`` and ``cells`` it is that of a network with a pyramid.
+    """
     random = np.random.default_rng(seed)
     head = replaced.pop("header", None) or header("features", settings={"layers": ["pool5", "fc7"]})
     layout = _layout(replaced)
@@ -134,6 +137,8 @@ def make_features(path: Path, *, seed: int = 0, **replaced: Any) -> Path:
         drawn = np.maximum(random.normal(size=(rows, DEPTH)), 0)
         values[name] = replaced.get(name, drawn).astype(np.float16)
         columns[name] = (np.float16, values[name].shape[1:])
+    for name in features.PLACES.keys() & replaced.keys():
+        values[name], columns[name] = replaced[name], features.PLACES[name]
     norms = {
         f"norms/{name}": np.linalg.norm(values[f"layers/{name}"].astype(np.float32), axis=1)
         for name in ("pool5", "fc7")

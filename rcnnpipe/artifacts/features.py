@@ -89,6 +89,19 @@ class Features:
             )
         return self.file[f"layers/{name}"]
 
+    def require_length(self, name: str, length: int) -> None:
+        """Make sure that a layer is there, and as long as what is to run on it needs.
+
+        Raises:
+            ArtifactError: it is not.
+        """
+        self.layer(name)
+        if self.layers[name] != length:
+            raise ArtifactError(
+                f"{self.path} has {self.layers[name]} features of a region in layer '{name}', but "
+                f"the model makes {length}; extract them again"
+            )
+
     def rows(self, name: str, rows: slice) -> npt.NDArray[np.float16]:
         """Features (r, D) of a slice of rows of one layer."""
         return read_rows_of(self.layer(name), rows, self.pool)

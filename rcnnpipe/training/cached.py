@@ -15,6 +15,7 @@ import torch
 
 from rcnnpipe.ahead import ahead
 from rcnnpipe.artifacts.features import Features
+from rcnnpipe.errors import ArtifactError
 from rcnnpipe.ragged import image_of_rows
 from rcnnpipe.systems.rcnn import Sampling
 from rcnnpipe.training.distributed import Ranks
@@ -32,6 +33,7 @@ from rcnnpipe.training.windows import (
 
 Array = np.ndarray[Any, Any]
 _BLOCK_BYTES = 2**25  # of rows that are read at once
+_NOT_FINITE = np.uint16(0x7C00)  # the exponent of infinity and of NaN in float16
 
 
 def windows_of(features: Features, sampling: Sampling) -> Windows:
@@ -57,6 +59,9 @@ def gather_rows(features: Features, layer: str, rows: Integers) -> Array:
         features: an open file.
         layer: its layer.
         rows: (n,) rising, none twice.
+
+    Raises:
+        ArtifactError: some are no finite numbers.
     """
     width = features.layers[layer]
     found = np.empty((len(rows), width), np.float16)
@@ -66,6 +71,11 @@ def gather_rows(features: Features, layer: str, rows: Integers) -> Array:
         stop = int(np.searchsorted(rows, rows[start] + step))
         values = features.rows(layer, slice(int(rows[start]), int(rows[stop - 1]) + 1))
         found[start:stop] = values[rows[start:stop] - rows[start]]
+        if ((found[start:stop].view(np.uint16) & _NOT_FINITE) == _NOT_FINITE).any():
+            raise ArtifactError(
+                f"{features.path} has features that are no finite numbers in layer '{layer}'; "
+                "extract them again"
+            )
         start = stop
     return found
 

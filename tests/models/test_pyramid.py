@@ -297,7 +297,15 @@ def test_bins_of_the_papers_pyramids() -> None:
     assert [Pyramid(levels).bins for levels in ((1, 2, 3, 6), (1, 2, 3, 4), (6,))] == [50, 30, 36]
 
 
-@pytest.mark.parametrize("pyramid", [Pyramid(), Pyramid((6, 3, 2, 1), "bins")])
+def test_maxima_can_be_scaled() -> None:
+    maps = random_maps(3, 9, 14)[None]
+    for mode in (False, True):
+        expected = 0.25 * pooling(*LEVELS, mode=mode)(maps)
+        pool = PyramidPooling(Pyramid(LEVELS, scale=0.25)).train(mode)
+        torch.testing.assert_close(pool(maps), expected)
+
+
+@pytest.mark.parametrize("pyramid", [Pyramid(), Pyramid((6, 3, 2, 1), "bins", 0.5)])
 def test_settings_round_trip(pyramid: Pyramid) -> None:
     assert build_pyramid(json.loads(json.dumps(pyramid.settings()))) == pyramid
 
@@ -308,3 +316,6 @@ def test_nonsense_is_refused() -> None:
             Pyramid(levels)
     with pytest.raises(SettingError, match=r"'cells' is none of \('windows', 'bins'\)"):
         Pyramid(training="cells")
+    for scale in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(SettingError, match=r"scale of .* is no number above 0"):
+            Pyramid(scale=scale)

@@ -171,7 +171,7 @@ def same(first: Network, second: Network) -> None:
 
 def test_heads_round_trip() -> None:
     view = MapView((96, 160), 44, "nearest-scale", "authors")
-    head = PyramidHead("conv4", 32, Pyramid((3, 1), "bins"), view)
+    head = PyramidHead("conv4", 32, Pyramid((3, 1), "bins", 0.125), view)
     assert build_head(json.loads(json.dumps(head.settings()))) == head
 
 

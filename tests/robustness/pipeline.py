@@ -18,6 +18,7 @@ COLOURS = {"red": (210, 30, 30), "blue": (30, 30, 210)}
 DEMO = ("--network", "demo", "--batch-size", "8", "--device", "cpu")
 ROUNDS = ("--iterations", "12", "--batch-size", "16", "--foreground", "4", "--device", "cpu")
 OFTEN = ("--checkpoint-every", "3", "--log-every", "3")
+PYRAMID = ("--pyramid", "1,2", "--hidden", "16", "--scales", "60,110")
 
 
 def run(*words: object) -> Result:
@@ -94,13 +95,18 @@ class Made:
 
 
 def commands(made: Made) -> dict[str, tuple[str, list[object]]]:
-    """Stage -> (name of what it writes, its command line up to --out)."""
+    """Stage -> (name of what it writes, its command line up to --out).
+
+    Stages that do their work in two ways stand there twice.
+    """
     train, test = ([made.data, "--split", split] for split in SPLITS)
     proposed = ["propose", "--max-boxes", 60, "--min-size", 10, "--workers", 1]
     model, detections = ["--model", made.model], made.detections
     linear = ["--svm", made.svm, "--bbox-reg", made.bbox_reg]
     features = ["--proposals", made.proposals, *model, "--layers", "pool5,fc7", "--device", "cpu"]
     tuned = ["--proposals", made.proposals, "--init", made.pretrained, *ROUNDS, *OFTEN]
+    pooled = ["--proposals", made.proposals, "--model", made.pyramid, "--layers", "pool5"]
+    learnt = ["--system", "sppnet", "--features", made.pooled, "--init", made.pyramid]
     return {
         "prepare": ("shapes", ["prepare", "shapes", "--images", "train=4,val=2"]),
         "check": ("quarantine.json", ["check", made.faulty, "--fix"]),
@@ -112,6 +118,13 @@ def commands(made: Made) -> dict[str, tuple[str, list[object]]]:
         "train-bbox-reg": ("b.h5", ["train-bbox-reg", made.features]),
         "detect": ("d.h5", ["detect", *test, *model, *linear, "--device", "cpu"]),
         "evaluate": ("scores", ["evaluate", detections, "--data", *test]),
+        "pretrain-pyramid": ("y.h5", ["pretrain", *train, *DEMO, *PYRAMID, "--epochs", 3]),
+        "pool": (
+            "q.h5",
+            ["extract-features", *train, *pooled, "--random-scales", "--mirror", "--device", "cpu"],
+        ),
+        "finetune-pooled": ("n.h5", ["finetune", *learnt, *ROUNDS, *OFTEN]),
+        "suppress-anew": ("a.h5", ["detect", *test, "--candidates", made.candidates]),
         "compare": ("table.md", ["compare", made.scores]),
         "show": ("shown", ["show", *test, "--detections", detections, "--size", 100]),
         "export": ("r.json", ["export", detections, "--format", "coco", "--data", *test]),
@@ -138,8 +151,11 @@ def make(folder: Path) -> Made:
         "train-bbox-reg": "bbox_reg",
         "detect": "detections",
         "evaluate": "scores",
+        "pretrain-pyramid": "pyramid",
+        "pool": "pooled",
     }.items():
         ran(*planned[stage][1], out_of(stage), getattr(made, name))
+    ran(*planned["detect"][1], "--keep-candidates", "--out", made.candidates)
     return made
 
 

@@ -24,6 +24,10 @@ INPUTS = (
     ("detect", "model"),
     ("detect", "svm"),
     ("detect", "bbox_reg"),
+    ("pool", "pyramid"),
+    ("finetune-pooled", "pooled"),
+    ("finetune-pooled", "pyramid"),
+    ("suppress-anew", "candidates"),
     ("evaluate", "detections"),
     ("show", "detections"),
     ("export", "detections"),
@@ -89,7 +93,7 @@ def newer(file: h5py.File) -> None:
 
 
 # So small that they are not packed, and bytes have no checksum.
-PLAIN = ("svm", "bbox_reg", "detections")
+PLAIN = ("svm", "bbox_reg", "detections", "candidates")
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,47 @@ spoilt("detections of no class", EXP, "detections", change=put("labels", 0, 9))
 spoilt("scores that are no numbers", EXP, "detections", change=put("scores", 0, np.nan))
 spoilt("scores that are missing", "show", "detections", change=without("scores"))
 
+POOL, TUNE, ANEW = "pool", "finetune-pooled", "suppress-anew"
+
+
+def head_with(part: str, name: str, value: Any) -> Callable[[h5py.File], None]:
+    """Changes a setting of a model's "pyramid", or of its "view" of regions."""
+
+    def change(file: h5py.File) -> None:
+        architecture = json.loads(file.attrs["architecture"])
+        architecture["head"][part][name] = value
+        file.attrs["architecture"] = json.dumps(architecture)
+
+    return change
+
+
+spoilt("bins by nothing", POOL, "pyramid", "'0, 2'", change=head_with("pyramid", "levels", [0, 2]))
+spoilt("bins by words", POOL, "pyramid", change=head_with("pyramid", "levels", ["a", "b"]))
+spoilt("bins that the weights do not fit", POOL, "pyramid", "fc6.weight",
+       change=head_with("pyramid", "levels", [1, 3]))  # fmt: skip
+spoilt("bins that are a number", POOL, "pyramid", change=head_with("pyramid", "levels", 6))
+spoilt("a training unheard of", POOL, "pyramid", change=head_with("pyramid", "training", "cells"))
+spoilt("a factor of nothing", POOL, "pyramid", change=head_with("pyramid", "scale", 0))
+spoilt("a factor that is a word", POOL, "pyramid", change=head_with("pyramid", "scale", "x"))
+spoilt("no scales", POOL, "pyramid", "at least one", change=head_with("view", "scales", []))
+spoilt("scales of nothing", POOL, "pyramid", change=head_with("view", "scales", [0]))
+spoilt("scales that are words", POOL, "pyramid", change=head_with("view", "scales", ["x"]))
+spoilt("an unknown projection", POOL, "pyramid", "'x' is none of paper, authors",
+       change=head_with("view", "projection", "x"))  # fmt: skip
+spoilt("an unknown part of a view", POOL, "pyramid", change=head_with("view", "zoom", 2))
+spoilt("cells of three", TUNE, "pooled", change=instead("cells", np.zeros((616, 3), np.int64)))
+spoilt("too few scales", TUNE, "pooled", change=instead("scale", np.zeros(7, np.int64)))
+spoilt("pooled features that are no numbers", TUNE, "pooled", "no finite numbers in layer 'pool5'",
+       change=put("layers/pool5", slice(None), np.nan))  # fmt: skip
+spoilt("pooled features of other length", TUNE, "pooled",
+       change=instead("layers/pool5", np.zeros((616, 7), np.float16)))  # fmt: skip
+spoilt("candidates of no class", ANEW, "candidates", change=put("candidates/labels", 0, 9))
+spoilt("candidates that are no numbers", ANEW, "candidates",
+       change=put("candidates/scores", 0, np.nan))  # fmt: skip
+spoilt("candidates without boxes", ANEW, "candidates", change=without("candidates/boxes"))
+spoilt("candidates of other images", ANEW, "candidates",
+       change=instead("candidates/offsets", np.zeros(2, np.int64)))  # fmt: skip
+
 
 @CASES("the same ids, other sizes", "proposals.h5", "120 x 100")
 def _(spot: Spot) -> Sequence[object]:

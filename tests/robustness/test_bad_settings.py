@@ -38,7 +38,7 @@ option("a threshold to draw that is no number", "show", "nan", "--threshold", "n
 option("an overlap above one", "detect", "1.5 is not in the range", "--nms-overlap", 1.5)
 option("an overlap that is no number", "evaluate", "nan", "--iou", "nan")
 option("a momentum of one", "pretrain", "1.0 is not in the range", "--momentum", 1)
-option("another system", "finetune", "'yolo' is not 'rcnn'", "--system", "yolo")
+option("another system", "finetune", "'yolo' is not one of 'rcnn', 'sppnet'", "--system", "yolo")
 option("another precision", "detect", "'fp8' is not one of", "--precision", "fp8")
 option("another solver", "train-svm", "'smo' is not one of", "--solver", "smo")
 option("an empty layer", "extract-features", "has an empty item", "--layers", "pool5,,fc7")
@@ -54,6 +54,59 @@ option("no such image to draw", "show", "has no image 'x'", "--images", "x", cod
 option("a panel without its file", "show", "--kind proposals needs", "--kind", "proposals", code=1)
 option("masks of an artifact", "evaluate", "needs a result json", "--region", "masks", code=1)
 option("a format of another kind", "export", "detections.h5 holds", "--format", "npz", code=1)
+option("a scale of nothing", "pool", "'0' is no list of whole numbers above 0", "--scales", 0)
+option("half a scale", "pool", "'60,7.5' is no list of whole numbers", "--scales", "60,7.5")
+option("no scales", "pool", "has an empty item", "--scales", "")
+option("a pyramid of nothing", "pretrain-pyramid", "'1,0' is no list", "--pyramid", "1,0")
+option("a level twice", "pretrain-pyramid", "pyramid of '2, 2' bins", "--pyramid", "2,2", code=1)
+option("a pyramid too large", "pretrain-pyramid", "16 units on a pyramid of 10000000000 bins",
+       "--pyramid", 100000, code=1)  # fmt: skip
+option("a pyramid beyond all bounds", "pretrain-pyramid", "lower --pyramid or --hidden",
+       "--pyramid", 10**21, code=1)  # fmt: skip
+option("too many units", "pretrain-pyramid", "lower --pyramid or --hidden", "--hidden", 10**12,
+       code=1)  # fmt: skip
+option("a pyramid of no map", "pretrain-pyramid", "demo has no map 'fc6'", "--map", "fc6", code=1)
+option("a reference of nothing", "pretrain-pyramid", "0.0 is not in the range", "--reference", 0)
+option("another projection", "pretrain-pyramid", "'exact' is not one of", "--projection", "exact")
+option("scales without a pyramid", "pretrain", "give --pyramid too", "--scales", 60, code=1)
+option("scales of windows", "extract-features", "--scales is for networks with a pyramid",
+       "--scales", 60, code=1)  # fmt: skip
+option("random scales of windows", "extract-features", "--random-scales is for networks with a",
+       "--random-scales", code=1)  # fmt: skip
+option("a map of no region", "pool", "'conv5' is a map of the whole image", "--layers", "conv5",
+       code=1)  # fmt: skip
+option("an unknown layer of a pyramid", "pool", "has no layer 'fc99', only conv1", "--layers",
+       "fc99", code=1)  # fmt: skip
+option("a mirror of what is not at hand", "finetune-pooled", "--mirror has no meaning", "--mirror",
+       code=1)  # fmt: skip
+option("proposals of what is pooled", "finetune-pooled", "--crop has no meaning with --system spp",
+       "--crop", "tight", code=1)  # fmt: skip
+option("features of windows to learn from", "finetune", "--features has no meaning with --system r",
+       "--features", "f.h5", code=1)  # fmt: skip
+option("training what is not at hand", "finetune-pooled", "only what follows pool5 learns",
+       "--train-from", "conv1", code=1)  # fmt: skip
+option("no memory", "finetune-pooled", "0 is not in the range", "--memory", 0)
+option("another thinning", "train-svm", "'most' is not one of", "--thin", "most")
+option("cells of windows", "train-svm", "has no pyramid; use --thin overlap", "--thin", "cells",
+       code=1)  # fmt: skip
+option("a model for candidates", "suppress-anew", "needs one of --model", "--model", "m.h5", code=1)
+option("new scores of candidates", "suppress-anew", "--score-threshold has no meaning",
+       "--score-threshold", 0.5, code=1)  # fmt: skip
+
+
+def scaled_by(name: str, scale: int, *says: str) -> None:
+    """A case: images scaled so that they cannot be passed through the network."""
+
+    def words(spot: Spot) -> Sequence[object]:
+        return (*spot.stage("pool"), "--scales", scale)
+
+    CASES(name, *says, keeps_work=True)(words)
+
+
+scaled_by("images without a cell", 4, "'0', scaled to 5 x 4 pixels, is too small", "raise --scales")
+scaled_by("images of one pixel", 1, "'0', scaled to 1 x 1 pixels, is too small", "raise --scales")
+for power in (7, 12, 23):  # that fit into no memory; no number of 64 bits; no pixel of one
+    scaled_by(f"images of 10^{power} pixels", 10**power, "does not fit into the memory", "lower --")
 
 
 @CASES("COCO results without a data set", "--format coco needs --data", out="out.json")
@@ -101,7 +154,7 @@ def _(spot: Spot) -> Sequence[object]:
     return ("compare", spot.folder / "a")
 
 
-@CASES("neither model nor features", "either --model", "or --features")
+@CASES("neither model nor features", "one of --model", "--features", "--candidates")
 def _(spot: Spot) -> Sequence[object]:
     return ("detect", spot.made.data, "--split", "test")
 
@@ -162,6 +215,20 @@ def test_lists_and_words_in_a_section(made: Made, tmp_path: Path) -> None:
     file.write_text("show: {kind: [truth, detections], images: [100], count: 2, threshold: 0.5}")
     ran(*Spot(made, tmp_path).stage("show"), "--params", f"{file}:show", "--out", out)
     assert out.is_file()
+
+
+def test_a_pyramid_deeper_than_its_map(made: Made, tmp_path: Path) -> None:
+    """Maps of 7 and of 2 cells a side, bins by 1 and by 9: cells are repeated."""
+    weights, pooled, model = (tmp_path / f"{name}.h5" for name in ("w", "p", "m"))
+    ran(*Spot(made, tmp_path).stage("pretrain-pyramid"), "--pyramid", "1,9", "--out", weights)
+    words = Spot(made, tmp_path).stage("pool", made.pyramid, weights)
+    ran(*words, "--scales", 16, "--out", pooled)
+    words = Spot(made, tmp_path).stage(
+        "finetune-pooled", made.pooled, pooled, made.pyramid, weights
+    )
+    ran(*words, "--out", model)
+    words = [made.data, "--split", "test", "--model", model, "--scales", "7,16", "--device", "cpu"]
+    ran("detect", *words, "--out", tmp_path / "d.h5")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -12,8 +12,12 @@ import pytest
 from tests.robustness.pipeline import Made, commands, out_of, ran, run, tree
 
 STAGES = list(commands(Made(Path())))
-SEEDED = ("prepare", "pretrain", "propose", "finetune")
-WORKING = ("pretrain", "propose", "finetune", "extract-features", "train-svm", "detect", "check")
+POOLED = ("pretrain-pyramid", "pool", "finetune-pooled")
+SEEDED = ("prepare", "pretrain", "propose", "finetune", *POOLED)
+WORKING = (
+    *("pretrain", "propose", "finetune", "extract-features", "train-svm", "detect", "check"),
+    *POOLED,
+)
 
 
 def written(made: Made, folder: Path, stage: str, *more: object) -> dict[str, bytes]:
@@ -44,7 +48,10 @@ def test_another_seed_gives_something_else(made: Made, tmp_path: Path, stage: st
     assert zero != one
 
 
-@pytest.mark.parametrize("stage", ["extract-features", "detect", "train-svm"])
+@pytest.mark.parametrize(
+    "stage",
+    ["extract-features", "detect", "train-svm", "pool", "finetune-pooled", "suppress-anew"],
+)
 def test_from_another_place(made: Made, tmp_path: Path, stage: str) -> None:
     """No path is written down."""
     shutil.copytree(made.folder, tmp_path / "elsewhere")
