@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from rcnnpipe.training.examples import Examples
 
 VERSION = 1
+_NETWORK = "alexnet"
 
 _positive = click.IntRange(min=1)
 _above_zero = click.FloatRange(min=0, min_open=True)
@@ -44,7 +46,11 @@ _UNRECORDED = ("init", "device", "image_cache", "validate")
 @click.command("pretrain", cls=StageCommand)
 @data_argument
 @split_option
-@click.option("--network", default="alexnet", help="Name of a network; a wrong one lists them.")
+@click.option(
+    "--network",
+    help="Name of a network; a wrong one lists them, and a model of ours as --init knows its own.",
+    show_default=_NETWORK,
+)
 @click.option(
     "--init",
     metavar="FILE|NAME",
@@ -227,12 +233,12 @@ def _network(
     """The network to train, its source among the inputs; and settings that took their defaults."""
     from rcnnpipe.training.initial import initial_network, on_pyramid
 
-    network, random, resolved = initial_network(
-        options["network"], options["init"], options["seed"], inputs
-    )
+    knows = Path(options["init"]).suffix == ".h5"
+    name = options["network"] or (None if knows else _NETWORK)
+    network, random, resolved = initial_network(name, options["init"], options["seed"], inputs)
     network, recorded = on_pyramid(network, options, random)
     network.replace_classifier(outputs, random)
-    return network, resolved | recorded
+    return network, resolved | recorded | {"network": network.name}
 
 
 def _train(options: dict[str, Any], source: "CropSource", header: "Header") -> None:

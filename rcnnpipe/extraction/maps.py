@@ -9,6 +9,7 @@ Vocabulary: R regions of an image, U of them with different cells, C channels, D
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +83,12 @@ class MapExtractor:
     random_scales: bool = False
     seed: int = 0
 
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Layer -> D."""
+        sizes = self.network.layer_sizes
+        return {layer: sizes[layer] for layer in self.layers}
+
     @torch.inference_mode()
     def __call__(self, image: npt.NDArray[np.uint8], todo: Regions) -> dict[str, Tensor]:
         """Features of the regions of one image.
@@ -98,10 +105,9 @@ class MapExtractor:
         scales = self._scales(todo, shorter)
         cells = torch.zeros((len(boxes), 4), dtype=torch.int64)
         pixels = torch.from_numpy(image).to(self.device, non_blocking=True).permute(2, 0, 1)
-        sizes = self.network.layer_sizes
         found = {
-            layer: torch.empty((len(boxes), sizes[layer]), dtype=torch.half, device=self.device)
-            for layer in self.layers
+            layer: torch.empty((len(boxes), size), dtype=torch.half, device=self.device)
+            for layer, size in self.sizes.items()
         }
         for number, scale in enumerate(self.view.scales):
             rows = (scales == number).nonzero().flatten()

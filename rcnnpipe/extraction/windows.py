@@ -54,8 +54,7 @@ class WindowExtractor:
                 ) from None
             for layer, values in found.items():
                 outputs[layer].append(as_stored(values))
-        sizes = network.layer_sizes
-        empty = {layer: pixels.new_empty((0, sizes[layer]), dtype=torch.half) for layer in outputs}
-        return {
-            layer: torch.cat(parts) if parts else empty[layer] for layer, parts in outputs.items()
-        }
+        if len(todo.boxes) == 0:
+            sizes = network.layer_sizes
+            return {x: pixels.new_empty((0, sizes[x]), dtype=torch.half) for x in self.layers}
+        return {layer: torch.cat(parts) for layer, parts in outputs.items()}

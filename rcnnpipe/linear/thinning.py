@@ -26,7 +26,8 @@ def all_regions(features: Features, rows: slice) -> Kept:
 def different_cells(features: Features, rows: slice) -> Kept:
     """Of regions that are pooled from the same cells of the same map, the first one.
 
-    The authors' ``spp_features_convX_to_poolX.m``.
+    The authors' ``spp_features_convX_to_poolX.m``. Like :func:`little_overlap` it is told once for
+    all classes.
 
     Raises:
         ArtifactError: the features are not pooled from maps.

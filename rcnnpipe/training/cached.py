@@ -120,6 +120,8 @@ class RowSource:
 
     def batches(self, start: int, stop: int) -> Iterator[Batch[Piece]]:
         """The batches of iterations ``start`` up to, not including, ``stop``."""
+        if start >= stop:
+            return
         step = self.iterations_at_once
         drawn_from = len(self.windows.foreground) + len(self.windows.background)
         if drawn_from <= step * self.sampling.batch_size:
