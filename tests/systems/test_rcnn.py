@@ -12,6 +12,7 @@ def test_batches_are_the_papers() -> None:
         "foreground": 32,
         "foreground_overlap": 0.5,
         "background_overlap": 0.5,
+        "background_from": 0.0,
         "mirror": True,
     }
 
