@@ -15,7 +15,7 @@ from torch import Tensor
 from rcnnpipe.artifacts.bbox_reg import read_bbox_reg
 from rcnnpipe.artifacts.columns import rows_for_images
 from rcnnpipe.artifacts.features import open_features
-from rcnnpipe.artifacts.store import Header, require_ancestor, require_same_classes
+from rcnnpipe.artifacts.store import KINDS, Header, require_same_classes
 from rcnnpipe.artifacts.svm import read_svm
 from rcnnpipe.datasets.records import Dataset
 from rcnnpipe.detection import Refiner, Scorer, SoftmaxScorer, SvmScorer
@@ -174,10 +174,14 @@ class _Parts:
 
 
 def _require_origin(path: Path, header: Header, origin: Path, source: Header) -> None:
-    """A linear model must come from features of the same network."""
-    if source.kind == "model":
-        require_ancestor(path, header, origin, source)
-    else:
-        needed = source.inputs["model"]
-        if needed not in header.lineage:
-            require_ancestor(path, header, origin, source)
+    """A linear model must come from features of the same network, not of one before or after it.
+
+    Raises:
+        ArtifactError: it does not; names both files.
+    """
+    needed = source.id if source.kind == "model" else source.inputs.get("model")
+    if needed is None or header.inputs.get("model") != needed:
+        raise ArtifactError(
+            f"{path} was not made from {origin} but from another one; run "
+            f"{KINDS[header.kind][1]} again on features of that network"
+        )

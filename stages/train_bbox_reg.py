@@ -85,7 +85,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             stage="train-bbox-reg",
             version=VERSION,
             settings=stage_settings(ctx),
-            inputs={"features": features.header},
+            inputs=features.header.with_model(),
             classes=features.header.classes,
             software=["scipy", "torch"],
         )

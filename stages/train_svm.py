@@ -147,7 +147,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             stage="train-svm",
             version=VERSION,
             settings=stage_settings(ctx, _unused(options["solver"])),
-            inputs={"features": features.header},
+            inputs=features.header.with_model(),
             classes=features.header.classes,
             software=["numba"] if options["solver"] == "dual" else ["scikit-learn"],
         )

@@ -46,6 +46,14 @@ class Identified(Protocol):
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Something known by its id alone, because only what was made from it is at hand."""
+
+    id: str
+    lineage: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Header:
     """The root attributes of an artifact.
 
@@ -71,6 +79,16 @@ class Header:
     def kind(self) -> str:
         """The kind of artifact, for example "features"."""
         return self.schema.removeprefix("rcnnpipe.").rpartition("/")[0]
+
+    def with_model(self) -> dict[str, "Identified"]:
+        """Inputs of what learns from these features: they, and the very network that made them.
+
+        The lineage has all networks that came before as well, whose features are others.
+        """
+        inputs: dict[str, Identified] = {"features": self}
+        if "model" in self.inputs:
+            inputs["model"] = Origin(self.inputs["model"])
+        return inputs
 
 
 def make_header(
@@ -283,17 +301,4 @@ def require_same_classes(
         raise ArtifactError(
             f"{first} and {second} have different classes: {', '.join(names[1:])} against "
             f"{', '.join(others[1:])}; make both from one data set"
-        )
-
-
-def require_ancestor(path: Path, header: Header, ancestor: Path, needed: Identified) -> None:
-    """Refuse a file that was made from something else than what it is now used with.
-
-    Raises:
-        ArtifactError: names both files and the command to run.
-    """
-    if needed.id != header.id and needed.id not in header.lineage:
-        raise ArtifactError(
-            f"{path} was not made from {ancestor} but from another one; run "
-            f"{KINDS[header.kind][1]} again with {ancestor}"
         )

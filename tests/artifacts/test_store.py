@@ -12,7 +12,6 @@ from rcnnpipe.artifacts.store import (
     Header,
     make_header,
     open_artifact,
-    require_ancestor,
     require_same_classes,
     write_artifact,
 )
@@ -135,14 +134,19 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path: Path, make: Any, words:
     assert str(path) in str(caught.value)
 
 
-def test_class_lists_and_lineage_are_checked() -> None:
+def test_class_lists_are_checked() -> None:
     require_same_classes("a.h5", ("background", "cat"), "b.h5", ("background", "cat"))
     with pytest.raises(
         ArtifactError, match=r"a.h5 and b.h5 have different classes: cat against dog"
     ):
         require_same_classes("a.h5", ("background", "cat"), "b.h5", ("background", "dog"))
-    model, other = header("model"), header("model", settings={"c": 2})
-    svm = header(inputs={"features": header("features", inputs={"model": model})})
-    require_ancestor(Path("svm.h5"), svm, Path("model.h5"), model)
-    with pytest.raises(ArtifactError, match=r"svm.h5 was not made from other.h5"):
-        require_ancestor(Path("svm.h5"), svm, Path("other.h5"), other)
+
+
+def test_what_learns_from_features_remembers_their_network_and_none_before_it() -> None:
+    first = header("model")
+    tuned = header("model", settings={"c": 2}, inputs={"init": first})
+    features = header("features", inputs={"model": tuned})
+    svm = header(inputs=features.with_model())
+    assert svm.inputs == {"features": features.id, "model": tuned.id}
+    assert {first.id, tuned.id, features.id} <= set(svm.lineage)
+    assert set(header("features").with_model()) == {"features"}
