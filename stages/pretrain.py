@@ -264,7 +264,7 @@ def _train(options: dict[str, Any], source: "CropSource", header: "Header") -> N
     steps = train(
         trainer,
         source.batches(trainer.iteration, iterations),
-        ClassLoss(network, plan.batch_size, ranks.device),
+        ClassLoss(network, source.windows_of_batch, ranks.device),
         iterations,
         folder=folder,
         checkpoint_every=epoch,

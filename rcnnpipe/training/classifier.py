@@ -71,6 +71,17 @@ class CropSource:
         return max(1, min(wanted, len(self.examples.boxes)))
 
     @property
+    def windows_of_batch(self) -> int:
+        """Windows in a batch, where every background window finds its place."""
+        return self.objects + self._others
+
+    @property
+    def _others(self) -> int:
+        """Background windows in a batch."""
+        share = 0.0 if self.examples.whole_images else self.plan.background
+        return round(self.plan.batch_size * share)
+
+    @property
     def iterations_of_epoch(self) -> int:
         """Whole batches of an epoch; what is left over waits for the next shuffle."""
         return len(self.examples.boxes) // self.objects
@@ -112,9 +123,8 @@ class CropSource:
             jitter = self.plan.jitter
             boxes = jittered(boxes, random.uniform(-jitter, jitter, (len(rows), 4)))
         images, labels = self.examples.images[rows], self.examples.labels[rows]
-        others = round(self.plan.batch_size * self.plan.background)
-        if others and not self.examples.whole_images:
-            ground, places = self._background(random, others)
+        if self._others:
+            ground, places = self._background(random, self._others)
             boxes = np.concatenate((boxes, ground))
             images = np.concatenate((images, places))
             labels = np.concatenate((labels, np.zeros(len(ground), np.int64)))

@@ -52,7 +52,7 @@ def drawn(tmp_path: Path) -> Dataset:
 
 def source_of(data: Dataset, **settings: object) -> CropSource:
     network = create_network("demo", 3, torch.Generator().manual_seed(0))
-    plan = Pretraining(batch_size=4, **settings)  # type: ignore[arg-type]
+    plan = Pretraining(**{"batch_size": 4, **settings})  # type: ignore[arg-type]
     return CropSource(examples_of(data), data.records, network, plan, ALONE)
 
 
@@ -183,6 +183,16 @@ def test_loss_and_accuracy(drawn: Dataset) -> None:
     torch.testing.assert_close(part.loss, expected)
     right = (logits.argmax(1) == piece[1]).sum()
     assert part.shares["accuracy"].tolist() == [right, 4]
+
+
+@pytest.mark.parametrize(("batch_size", "background"), [(4, 0.0), (4, 0.5), (1000, 0.0)])
+def test_the_loss_is_shared_by_the_windows_there_are(
+    drawn: Dataset, batch_size: int, background: float
+) -> None:
+    source = source_of(drawn, batch_size=batch_size, background=background)
+    ((windows, _),) = next(source.batches(0, 1)).pieces
+    # A set that is smaller than the batch would otherwise hardly learn.
+    assert len(windows) == source.windows_of_batch <= batch_size
 
 
 def test_an_epoch_has_one_size(drawn: Dataset) -> None:
