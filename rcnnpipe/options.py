@@ -179,6 +179,8 @@ def _read_section(ctx: click.Context, param: click.Parameter, value: str | None)
             nearest = difflib.get_close_matches(str(key), names, n=1)
             hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
             raise click.BadParameter(f"'{key}' in {value} is not an option of this stage{hint}")
+        if setting is None:  # an empty value leaves the default
+            continue
         parameter = names[str(key)]
         typed = _as_typed(f"'{key}' in {value}", setting)
         several = parameter.multiple and typed is not None
@@ -233,6 +235,24 @@ def stage_settings(ctx: click.Context, leave_out: Collection[str] = ()) -> dict[
     return settings
 
 
+def refuse_given(ctx: click.Context, names: Collection[str], why: str) -> None:
+    """Refuse options and arguments that are given, by a flag or in ``--params``, without a use.
+
+    Args:
+        ctx: of the stage.
+        names: of its parameters.
+        why: ends the sentence "--scales has no meaning ...".
+
+    Raises:
+        SettingError: names the first one.
+    """
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        if name in names and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            flag = parameter.opts[0] if isinstance(parameter, click.Option) else name.upper()
+            raise SettingError(f"{flag} has no meaning {why}; leave it out")
+
+
 class CommaList(click.ParamType[tuple[str, ...]]):
     """Several values in one word, separated by commas; in YAML a list works as well."""
 
@@ -269,7 +289,7 @@ split_option = click.option(
     "--split", metavar="NAME", help="Which part of the data set, e.g. train."
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, help="Seed of every random choice."
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of every random choice."
 )
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."
@@ -320,6 +340,8 @@ def out_option(help: str = "The file to write.") -> Callable[[Decorated], Decora
 def _writable(path: Path | None) -> Path | None:
     if path is None:
         return None
+    if not path.name:
+        raise click.BadParameter("an empty name is no file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

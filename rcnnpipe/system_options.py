@@ -4,9 +4,9 @@ from dataclasses import fields
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from rcnnpipe.errors import SettingError
+from rcnnpipe.options import refuse_given
 from rcnnpipe.systems import rcnn, sppnet
 from rcnnpipe.systems.rcnn import Sampling, Solver
 
@@ -61,12 +61,8 @@ def complete_options(ctx: click.Context, options: dict[str, Any]) -> None:
         SettingError: an option is missing, or has no meaning in this system.
     """
     system = options["system"]
-    for other, names in _ONLY.items():
-        for name in names if other != system else ():
-            given = ctx.get_parameter_source(name)
-            if options[name] is not None and given is not ParameterSource.DEFAULT:
-                flag = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
-                raise SettingError(f"{flag} has no meaning with --system {system}; leave it out")
+    others = [name for other, names in _ONLY.items() if other != system for name in names]
+    refuse_given(ctx, others, f"with --system {system}")
     needed = {"rcnn": ("data", "proposals"), "sppnet": ("features",)}[system]
     made_by = {"data": "name the data set", "proposals": "run rcnnpipe propose first"}
     made_by["features"] = "run rcnnpipe extract-features --layers pool5 first"

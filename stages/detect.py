@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from rcnnpipe.errors import SettingError
 from rcnnpipe.options import (
@@ -15,6 +14,7 @@ from rcnnpipe.options import (
     device_option,
     out_option,
     precision_option,
+    refuse_given,
     say,
     scales_option,
     seed_option,
@@ -128,6 +128,12 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         _suppress_anew(ctx, dataset, options)
         say(f"wrote {out} ({len(dataset.records)} images, {time.monotonic() - started:.0f} s)")
         return
+    if options["features"] is not None:
+        refuse_given(
+            ctx,
+            ("proposals", "max_proposals", "scales"),
+            "with --features, whose regions are taken as they are",
+        )
     device = choose_device(options["device"], options["precision"])
     workers = options["workers"]
     threshold = options["score_threshold"]
@@ -208,12 +214,11 @@ def _suppress_anew(ctx: click.Context, dataset: "Dataset", options: dict[str, An
     from rcnnpipe.artifacts.store import encode_strings, make_header, require_same_classes
     from rcnnpipe.detection import gather_candidates
 
-    for name in (*_OF_SCORING, "proposals", "svm", "bbox_reg"):
-        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise SettingError(
-                f"--{name.replace('_', '-')} has no meaning with --candidates, whose scores and "
-                "boxes are as they are; leave it out"
-            )
+    refuse_given(
+        ctx,
+        (*_OF_SCORING, "proposals", "svm", "bbox_reg"),
+        "with --candidates, whose scores and boxes are as they are",
+    )
     paths = options["candidates"]
     found = [read_candidates(path) for path in paths]
     first = found[0].header

@@ -16,6 +16,7 @@ from rcnnpipe.options import (
     device_option,
     out_option,
     precision_option,
+    refuse_given,
     say,
     scales_option,
     seed_option,
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from rcnnpipe.artifacts.rows import RowWriter
 
 VERSION = 1
+# Options that choose regions and look at images, which --pooled does not.
+_OF_IMAGES = (
+    *("data", "split", "proposals", "max_proposals", "truth", "difficult", "crowd"),
+    *("scales", "random_scales", "mirror", "seed"),
+)
 
 
 @click.command("extract-features", cls=StageCommand)
@@ -114,7 +120,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     from rcnnpipe.sharing import write_rows
 
     started = time.monotonic()
-    out, layers = options["out"], list(options["layers"])
+    out, layers = options["out"], list(dict.fromkeys(options["layers"]))
     if options["pooled"] is not None:
         rows = _run_behind(ctx, options)
         say(
@@ -201,11 +207,8 @@ def _run_behind(ctx: click.Context, options: dict[str, Any]) -> int:
     from rcnnpipe.ragged import rows_of
     from rcnnpipe.sharing import write_rows
 
-    for name in ("data", "split", "proposals", "scales", "random_scales", "mirror"):
-        if options[name]:
-            flag = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
-            raise SettingError(f"{flag} has no meaning with --pooled, whose regions are taken")
-    out, layers = options["out"], list(options["layers"])
+    refuse_given(ctx, _OF_IMAGES, "with --pooled, whose regions are taken as they are")
+    out, layers = options["out"], list(dict.fromkeys(options["layers"]))
     model, network = read_network(options["model"])
     device = choose_device(options["device"], options["precision"])
     network = network.to(device).eval()

@@ -64,7 +64,7 @@ class Pyramid:
 
 def build_pyramid(settings: Mapping[str, Any]) -> Pyramid:
     """The inverse of :meth:`Pyramid.settings`."""
-    return Pyramid(tuple(settings["levels"]), settings["training"], settings["scale"])
+    return Pyramid(tuple(settings["levels"]), settings["training"], settings.get("scale", 1.0))
 
 
 class PyramidPooling(nn.Module):

@@ -33,7 +33,7 @@ def windows_of(
     side = float(np.sqrt(height * width))
     boxes, levels = [np.array([[0, 0, width, height]])], [np.array([1])]
     level = 1
-    while side >= min_size:
+    while side >= max(min_size, 1):
         for ratio in aspect_ratios:
             window_width = min(width, round(side * np.sqrt(ratio)))
             window_height = min(height, round(side / np.sqrt(ratio)))

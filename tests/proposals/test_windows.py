@@ -33,3 +33,8 @@ def test_every_large_box_has_a_window_near_it() -> None:
 
 def test_less_overlap_gives_fewer_windows() -> None:
     assert len(windows_of((300, 400), overlap=0.5)[0]) < len(windows_of((300, 400))[0]) / 2
+
+
+def test_windows_end_at_a_pixel() -> None:
+    boxes, _ = windows_of((3, 4), min_size=0)
+    assert (boxes[:, 2:] - boxes[:, :2]).min() == 1

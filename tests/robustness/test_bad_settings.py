@@ -24,7 +24,8 @@ def option(name: str, stage: str, says: str, *more: object, code: int = 2) -> No
 
 
 option("an unknown option", "propose", "No such option '--max-box'", "--max-box", 3)
-option("a negative seed", "propose", "-1 is not in the range x>=0", "--seed", -1)
+option("a negative seed", "propose", "-1 is not in the range 0<=x<=4294967295", "--seed", -1)
+option("a seed beyond all solvers", "propose", "is not in the range 0<=x", "--seed", 10**25)
 option("a seed that is a word", "finetune", "'one' is not a valid integer", "--seed", "one")
 option("negative workers", "extract-features", "-2 is not in the range", "--workers", -2)
 option("no boxes at all", "propose", "0 is not in the range", "--max-boxes", 0)
