@@ -245,9 +245,8 @@ def _train(options: dict[str, Any], source: "CropSource", header: "Header") -> N
     import numpy as np
 
     from rcnnpipe.artifacts.model import write_model
-    from rcnnpipe.artifacts.store import partial_of
     from rcnnpipe.progress import track
-    from rcnnpipe.training.checkpoints import drop_checkpoint
+    from rcnnpipe.training.checkpoints import unfinished
     from rcnnpipe.training.classifier import ClassLoss, solver_of
     from rcnnpipe.training.curves import write_curves
     from rcnnpipe.training.finetuning import new_trainer
@@ -256,30 +255,28 @@ def _train(options: dict[str, Any], source: "CropSource", header: "Header") -> N
     out, network, plan, ranks = options["out"], source.network, source.plan, source.ranks
     epoch = source.iterations_of_epoch
     iterations = plan.epochs * epoch
-    folder = partial_of(out) / header.id
-    trainer = new_trainer(
-        network, solver_of(plan, epoch), ranks, options["precision"], options["seed"]
-    )
-    trainer.resume(folder)
-    steps = train(
-        trainer,
-        source.batches(trainer.iteration, iterations),
-        ClassLoss(network, source.windows_of_batch, ranks.device),
-        iterations,
-        folder=folder,
-        checkpoint_every=epoch,
-        log_every=epoch,
-    )
-    for _ in track(steps, iterations, "pretrain", "iteration", trainer.iteration):
-        pass
-    network.eval()
-    if not ranks.first:
-        return
-    curves = {name: np.array(values) for name, values in trainer.curves.items()}
-    write_model(out, header, network.settings(), network.tensors(), curves)
-    if options["curves"] is not None:
-        write_curves(options["curves"], trainer.curves)
-    drop_checkpoint(folder)
+    with unfinished(out, header.id, first=ranks.first) as folder:
+        trainer = new_trainer(
+            network, solver_of(plan, epoch), ranks, options["precision"], options["seed"]
+        )
+        trainer.resume(folder)
+        steps = train(
+            trainer,
+            source.batches(trainer.iteration, iterations),
+            ClassLoss(network, source.windows_of_batch, ranks.device),
+            iterations,
+            folder=folder,
+            checkpoint_every=epoch,
+            log_every=epoch,
+        )
+        for _ in track(steps, iterations, "pretrain", "iteration", trainer.iteration):
+            pass
+        network.eval()
+        if ranks.first:
+            curves = {name: np.array(values) for name, values in trainer.curves.items()}
+            write_model(out, header, network.settings(), network.tensors(), curves)
+            if options["curves"] is not None:
+                write_curves(options["curves"], trainer.curves)
 
 
 def _held_out(

@@ -94,8 +94,13 @@ class JournalColumn:
 
 
 def locked(file: Path, path: Path) -> TextIO:
-    """Hold a lock until the file is closed or this process ends, however it ends."""
-    held = file.open("w")
+    """Hold a lock until the file is closed or this process ends, however it ends.
+
+    Args:
+        file: what is locked; made when it is missing, and not changed.
+        path: what is being written, for the message.
+    """
+    held = file.open("a")
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from rcnnpipe.artifacts.claims import check_sizes
+from rcnnpipe.artifacts.journal import locked
 from rcnnpipe.artifacts.newfile import new_file
 from rcnnpipe.errors import ArtifactError
 
@@ -161,18 +162,22 @@ def write_artifact(
         header: its root attributes.
         arrays: dataset name -> values; a slash in a name makes a group.
         attributes: further root attributes, JSON values.
+
+    Raises:
+        ArtifactError: another process is writing it.
     """
     partial = path.with_name(path.name + ".partial.h5")
-    try:
-        with new_file(partial) as file:
-            write_header(file, header)
-            write_attributes(file, attributes or {})
-            for name, values in arrays.items():
-                write_array(file, name, values)
-        settle(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with locked(partial, path):
+        try:
+            with new_file(partial) as file:
+                write_header(file, header)
+                write_attributes(file, attributes or {})
+                for name, values in arrays.items():
+                    write_array(file, name, values)
+            settle(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:

@@ -9,7 +9,8 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from rcnnpipe.artifacts.journal import locked
+from rcnnpipe.artifacts.store import partial_of
 
 _log = logging.getLogger(__name__)
 _NAME = "checkpoint.npz"
@@ -41,8 +45,7 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
     """Replace the checkpoint in a folder, which is made.
 
     Args:
-        folder: by convention ``partial_of(OUT) / header.id``, so that other settings or inputs
-            never resume from it.
+        folder: of :func:`unfinished`.
         tensors: name -> values on any device, of any dtype that numpy has.
         state: JSON values.
     """
@@ -79,8 +82,37 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         return None
 
 
-def drop_checkpoint(folder: Path) -> None:
-    """Remove a folder that is no longer needed, and the one around it when it is empty now."""
+@contextmanager
+def unfinished(path: Path, identity: str, *, first: bool = True) -> Iterator[Path]:
+    """The folder of a file's checkpoints, while it is trained by this process and no other.
+
+    A checkpoint is left for the next run where training stops before its end; the folder goes when
+    the block ends well, or has none.
+
+    Args:
+        path: the file that is being made.
+        identity: of its header, so that other settings or inputs never resume from it.
+        first: whether this is the rank that writes; others only read.
+
+    Raises:
+        ArtifactError: another process is training it.
+    """
+    folder = partial_of(path) / identity
+    if not first:
+        yield folder
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "lock", path):
+        try:
+            yield folder
+        except BaseException:
+            if not (folder / _NAME).is_file():
+                _remove(folder)
+            raise
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.parent.rmdir()  # refuses while unfinished work of other settings stands there

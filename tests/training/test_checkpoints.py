@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from rcnnpipe.training.checkpoints import drop_checkpoint, load_checkpoint, save_checkpoint
+from rcnnpipe.errors import ArtifactError
+from rcnnpipe.training.checkpoints import load_checkpoint, save_checkpoint, unfinished
 
 TENSORS = {
     "network/a.weight": torch.tensor([[1.5, -0.0], [float("inf"), 3e-41]]),
@@ -69,11 +70,41 @@ def test_a_full_disk_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.npz"]
 
 
-def test_dropping_leaves_the_work_of_other_settings(tmp_path: Path) -> None:
+def test_unfinished_work_of_other_settings_stays(tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
     for name in ("one", "two"):
-        save_checkpoint(tmp_path / "out.partial" / name, TENSORS, STATE)
-    drop_checkpoint(tmp_path / "out.partial" / "one")
-    assert load_checkpoint(tmp_path / "out.partial" / "two") is not None
-    drop_checkpoint(tmp_path / "out.partial" / "two")
+        save_checkpoint(tmp_path / "out.h5.partial" / name, TENSORS, STATE)
+    with unfinished(out, "one") as folder:
+        assert load_checkpoint(folder) is not None
+    assert load_checkpoint(tmp_path / "out.h5.partial" / "two") is not None
+    with unfinished(out, "two"):
+        pass
     assert not list(tmp_path.iterdir())
-    drop_checkpoint(tmp_path / "out.partial" / "never")
+
+
+def test_a_checkpoint_outlives_a_failure_and_an_empty_folder_does_not(tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    with pytest.raises(KeyError), unfinished(out, "one"):
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+
+    def fail_after_a_checkpoint() -> None:
+        with unfinished(out, "one") as folder:
+            save_checkpoint(folder, TENSORS, STATE)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_after_a_checkpoint()
+    assert load_checkpoint(tmp_path / "out.h5.partial" / "one") is not None
+
+
+def test_two_do_not_train_one_file(tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    with unfinished(out, "one") as folder:
+        save_checkpoint(folder, TENSORS, STATE)
+        with pytest.raises(ArtifactError, match=r"another process is writing .*out\.h5"):
+            with unfinished(out, "one"):
+                raise AssertionError("not reached")
+        with unfinished(out, "one", first=False) as read:
+            assert read == folder
+        assert load_checkpoint(folder) is not None
