@@ -101,7 +101,6 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     was stopped goes on where it was.
     """
     _check_usage(ctx, options)
-    import numpy as np
 
     from rcnnpipe.artifacts.proposals import COLUMNS
     from rcnnpipe.artifacts.store import make_header, open_artifact
@@ -147,11 +146,16 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
     write_rows(
         *(out, header, COLUMNS, dataset.image_ids),
-        np.array([record.size for record in records], np.int64).reshape(-1, 2),
+        dataset.sizes,
         produce,
         lambda writer: writer.finish(),
         label="propose",
     )
+    if precomputed is not None and precomputed.left_out:
+        say(
+            f"{precomputed.left_out} boxes are left out, because a side is below --min-size "
+            f"{options['min_size']:g}"
+        )
     with open_artifact(out, "proposals") as (_, file):
         total = int(file["offsets"][-1])
     mean, seconds = total / max(len(records), 1), time.monotonic() - started

@@ -1,8 +1,9 @@
 """What every file with rows per image shares: ids, sizes and offsets, and their checks."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -89,19 +90,58 @@ def check_ragged(
         raise _damaged(path, "boxes that are no numbers")
 
 
-def rows_for_images(
-    path: Path, ids: tuple[str, ...], needed: tuple[str, ...], what: str
-) -> list[int]:
-    """For each needed image, its number in a file; the file may hold more, or another order.
+class Imaged(Protocol):
+    """Something with images: a data set, or a file with rows for each."""
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """Ids (N) of the images."""
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Sizes (N, 2) as height, width."""
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Images alone, without their rows.
+
+    Attributes:
+        image_ids: (N).
+        sizes: (N, 2) height, width.
+    """
+
+    image_ids: tuple[str, ...]
+    sizes: npt.NDArray[np.int64]
+
+
+def rows_for_images(path: Path, stored: Imaged, wanted: Imaged, what: str) -> list[int]:
+    """For each wanted image, its number in a file; the file may hold more, or another order.
+
+    Args:
+        path: of the file, for messages.
+        stored: the file's images.
+        wanted: those whose numbers are needed.
+        what: the file has of them, "proposals".
 
     Raises:
-        ArtifactError: the file lacks some of them; names the first.
+        ArtifactError: the file lacks some of them, or has others of the same ids, which is told by
+            their size; names the first.
     """
-    numbers = {image_id: number for number, image_id in enumerate(ids)}
-    missing = [image_id for image_id in needed if image_id not in numbers]
+    numbers = {image_id: number for number, image_id in enumerate(stored.image_ids)}
+    missing = [image_id for image_id in wanted.image_ids if image_id not in numbers]
     if missing:
         raise ArtifactError(
-            f"{path} has no {what} for {len(missing)} of {len(needed)} images, the first is "
-            f"'{missing[0]}'; make it for the same data and split"
+            f"{path} has no {what} for {len(missing)} of {len(wanted.image_ids)} images, the first "
+            f"is '{missing[0]}'; make it for the same data and split"
         )
-    return [numbers[image_id] for image_id in needed]
+    rows = [numbers[image_id] for image_id in wanted.image_ids]
+    others = np.flatnonzero((stored.sizes[rows] != wanted.sizes).any(axis=1))
+    if len(others):
+        number = int(others[0])
+        height, width = stored.sizes[rows[number]].tolist()
+        raise ArtifactError(
+            f"{path} has {what} for a {width} x {height} image '{wanted.image_ids[number]}', but it"
+            f" is {wanted.sizes[number, 1]} x {wanted.sizes[number, 0]}; make it for the same data"
+        )
+    return rows

@@ -84,6 +84,11 @@ class Dataset:
         return tuple(record.image_id for record in self.records)
 
     @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Sizes (N, 2) of all images as height, width, in order."""
+        return np.array([record.size for record in self.records], np.int64).reshape(-1, 2)
+
+    @property
     def id(self) -> str:
         """A hash of the annotations and the image list: what a stage's result depends on.
 

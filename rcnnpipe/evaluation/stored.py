@@ -19,7 +19,7 @@ def stored_results(path: Path, detections: Detections, truth: Truth) -> Results:
         ArtifactError: other classes, or images of the data set that the detector was not run on.
     """
     require_same_classes(str(path), detections.classes, "the data set", truth.classes)
-    rows = rows_for_images(path, detections.image_ids, truth.image_ids, "detections")
+    rows = rows_for_images(path, detections, truth, "detections")
     places = np.full(len(detections.image_ids), -1, np.int64)
     places[rows] = np.arange(len(rows))
     images = places[image_of_rows(detections.offsets)]
@@ -42,7 +42,7 @@ def stored_proposals(
     Raises:
         ArtifactError: images of the data set have no proposals.
     """
-    rows = rows_for_images(path, proposals.image_ids, truth.image_ids, "proposals")
+    rows = rows_for_images(path, proposals, truth, "proposals")
     counts = np.diff(proposals.offsets)[rows]
     offsets = offsets_of(counts)
     gathered: Integers = np.arange(offsets[-1]) + np.repeat(

@@ -52,7 +52,11 @@ def to_continuous(values: npt.NDArray[np.float64], form: BoxFormat) -> npt.NDArr
 
 
 class PrecomputedBoxes:
-    """The boxes of a file or folder, looked up by image."""
+    """The boxes of a file or folder, looked up by image.
+
+    Attributes:
+        left_out: how many boxes so far were smaller than asked for.
+    """
 
     def __init__(self, path: Path, form: BoxFormat) -> None:
         """Read a file whole; the files of a folder are read when asked for.
@@ -63,6 +67,7 @@ class PrecomputedBoxes:
         self._path, self._form = path, form
         self._boxes: Mapping[str, npt.NDArray[np.float64]] | None = None
         self._continuous = False
+        self.left_out = 0
         if path.is_dir():
             return
         if not path.exists():
@@ -114,6 +119,7 @@ class PrecomputedBoxes:
         form = BoxFormat("xywh") if self._continuous else self._form
         boxes = _inside(to_continuous(values[:, :4], form), record, place)
         keep = ((boxes[:, 2:] - boxes[:, :2]) >= min_size).all(axis=1)
+        self.left_out += int(np.count_nonzero(~keep))
         boxes = boxes[keep]
         if values.shape[1] == 4:
             return scored(boxes[distinct(boxes)[:max_boxes]])

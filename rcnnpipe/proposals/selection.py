@@ -10,7 +10,6 @@ import numpy.typing as npt
 from rcnnpipe.artifacts.columns import rows_for_images
 from rcnnpipe.artifacts.proposals import read_proposals
 from rcnnpipe.datasets.records import Dataset
-from rcnnpipe.errors import ArtifactError
 from rcnnpipe.images import read_image
 from rcnnpipe.proposals.selective_search import propose
 from rcnnpipe.ragged import rows_of
@@ -35,17 +34,9 @@ def proposals_for(
         return [np.empty((0, 4), np.float32) for _ in dataset.records]
     proposals = read_proposals(path)
     inputs["proposals"] = proposals.header
-    numbers = rows_for_images(path, proposals.image_ids, dataset.image_ids, "proposals")
-    boxes = []
-    for record, number in zip(dataset.records, numbers, strict=True):
-        if tuple(proposals.sizes[number]) != tuple(record.size):
-            height, width = proposals.sizes[number]
-            raise ArtifactError(
-                f"{path} has proposals for a {width} x {height} image '{record.image_id}', but it "
-                f"is {record.size[1]} x {record.size[0]}; run rcnnpipe propose again"
-            )
-        boxes.append(proposals.boxes[rows_of(proposals.offsets, number)][: most or None])
-    return boxes
+    numbers = rows_for_images(path, proposals, dataset, "proposals")
+    rows = [rows_of(proposals.offsets, number) for number in numbers]
+    return [proposals.boxes[own][: most or None] for own in rows]
 
 
 def proposals_on_the_spot(

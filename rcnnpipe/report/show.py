@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from rcnnpipe.artifacts.columns import rows_for_images
+from rcnnpipe.artifacts.columns import ImageList, rows_for_images
 from rcnnpipe.artifacts.detections import Detections, read_detections
 from rcnnpipe.artifacts.proposals import Proposals, read_proposals
 from rcnnpipe.artifacts.store import require_same_classes
@@ -212,14 +213,14 @@ def _thresholds(
     labels = range(1, len(detections.classes))
     if threshold is not None:
         return dict.fromkeys(labels, threshold), ()
-    if is_annotated(dataset):
+    if any((~(record.crowd | record.difficult)).any() for record in dataset.records):
         found = best_thresholds(dataset, detections)
         return found, (
             f"least scores shown, by best F1 of this split: {_words(found, detections)}",
         )
     # Probabilities, or margins of SVMs, whose border is 0.
     least = 0.0 if (detections.scores < 0).any() else 0.5
-    note = f"no annotations to choose a threshold by: detections from {least:g} on are shown"
+    note = f"no objects to choose a threshold by: detections from {least:g} on are shown"
     return dict.fromkeys(labels, least), (note,)
 
 
@@ -232,13 +233,8 @@ def _words(thresholds: dict[int, float], detections: Detections) -> str:
 
 
 def _rows(path: Path, rows: Proposals | Detections, record: Record, what: str) -> slice:
-    (number,) = rows_for_images(path, rows.image_ids, (record.image_id,), what)
-    height, width = rows.sizes[number].tolist()
-    if (height, width) != record.size:
-        raise ArtifactError(
-            f"{path} was made for another '{record.image_id}': {width} x {height} pixels there, "
-            f"{record.size[1]} x {record.size[0]} in the data set"
-        )
+    image = ImageList((record.image_id,), np.array([record.size]))
+    (number,) = rows_for_images(path, rows, image, what)
     return rows_of(rows.offsets, number)
 
 

@@ -111,6 +111,15 @@ def test_precomputed_boxes(images: Path, tmp_path: Path) -> None:
     assert read_proposals(out).header.id != first.header.id
 
 
+def test_small_boxes_are_left_out_with_a_word(images: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "boxes.json", tmp_path / "p.h5"
+    path.write_text(json.dumps({str(n): [[2, 5, 40, 50], [2, 5, 9, 30]] for n in range(3)}))
+    words = [images, "--out", out, "--method", "precomputed", "--boxes", path]
+    told = propose(*words).stderr
+    assert "3 boxes are left out, because a side is below --min-size 20" in told
+    assert "left out" not in propose(*words, "--min-size", 5).stderr
+
+
 def test_params_section(images: Path, tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     params.write_text("propose:\n  max-boxes: 7\n  method: windows\n")
