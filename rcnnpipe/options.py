@@ -17,6 +17,7 @@ from rcnnpipe.errors import RcnnpipeError, SettingError
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _SECTION = "rcnnpipe.params"
+_HDF5 = b"\x89HDF\r\n\x1a\n"  # how each HDF5 file begins
 # Options that say how a run is done or shown; the result is the same whatever they are.
 _PLUMBING = frozenset({"workers", "verbose", "quiet", "json", "as_json", "curves", "compression"})
 
@@ -201,9 +202,11 @@ def _as_typed(place: str, setting: Any) -> str | None:
 def _find_section(value: str) -> tuple[str, str, Any]:
     import yaml
 
+    from rcnnpipe.yaml_files import load_yaml
+
     file, _, section = value.partition(":")
     try:
-        node = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        node = load_yaml(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise click.BadParameter(f"{file}: {error.strerror}") from None
     except RecursionError:
@@ -326,13 +329,18 @@ curves_option = click.option(
 )
 
 
-def out_option(help: str = "The file to write.") -> Callable[[Decorated], Decorated]:
-    """``--out FILE``, whose folder is made and must be writable before any work starts."""
+def out_option(help: str, *, artifact: bool = True) -> Callable[[Decorated], Decorated]:
+    """``--out FILE``, whose folder is made and must be writable before any work starts.
+
+    Args:
+        help: says what it is.
+        artifact: whether it is HDF5; then no other file, a photograph say, is ever replaced.
+    """
     return click.option(
         "--out",
         required=True,
         type=click.Path(path_type=Path, dir_okay=False),
-        callback=lambda ctx, param, value: _writable(value),
+        callback=lambda ctx, param, value: _replaceable(_writable(value), artifact),
         help=help,
     )
 
@@ -348,6 +356,16 @@ def _writable(path: Path | None) -> Path | None:
         raise click.ClickException(f"cannot write {path}: {error.strerror}") from None
     if not os.access(path.parent, os.W_OK):
         raise click.ClickException(f"cannot write {path}: no right to write in {path.parent}")
+    return path
+
+
+def _replaceable(path: Path | None, artifact: bool) -> Path | None:
+    if artifact and path is not None and path.is_file():
+        with path.open("rb") as file:
+            start = file.read(len(_HDF5))
+        if start not in (b"", _HDF5):
+            told = "exists and is no artifact of rcnnpipe, so it is not replaced"
+            raise click.ClickException(f"{path} {told}; name another file")
     return path
 
 

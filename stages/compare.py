@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rcnnpipe.errors import DataError
+from rcnnpipe.errors import DataError, SettingError
 from rcnnpipe.options import CommaList, StageCommand, json_option, out_option, say
 
 VERSION = 1
@@ -17,7 +17,7 @@ COLUMNS = "ap,ap50,ap75,voc_map_11_point,voc_map_area"
 @click.command("compare", cls=StageCommand)
 @click.argument("metrics", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--columns", type=CommaList(), default=COLUMNS, help="Names of metrics to show.")
-@out_option("The table, as Markdown.")
+@out_option("The table, as Markdown.", artifact=False)
 @json_option
 def command(metrics: Sequence[Path], columns: Sequence[str], out: Path, as_json: bool) -> None:
     """Put the METRICS of several evaluations into one table, a row for each.
@@ -31,6 +31,8 @@ def command(metrics: Sequence[Path], columns: Sequence[str], out: Path, as_json:
         name = file.parent.name if file.name == "metrics.json" else file.stem
         if name in rows:
             raise DataError(f"two rows would be called '{name}', the second is {file}")
+        if file.resolve() == out.resolve():
+            raise SettingError(f"--out {out} is also read and would be lost; name another")
         rows[name] = _read(file, columns)
     partial = out.with_name(out.name + ".partial")
     partial.write_text(_table(rows, columns), encoding="utf-8")

@@ -90,6 +90,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             software=["scipy", "torch"],
         )
         features.layer(layer)  # an unknown layer is told before anything is read
+        features.warn_of_random_scales()
         names, scale = header.classes[1:], feature_scale(features, layer)
         choice = choose_examples(features, options["min_overlap"], pixel)
         if len(choice.rows) == 0:

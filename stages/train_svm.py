@@ -1,6 +1,7 @@
 """train-svm: a linear SVM for each class on cached features, with hard-negative mining."""
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rcnnpipe.linear.mining import Detector, Solver
 
 VERSION = 1
+_log = logging.getLogger(__name__)
 
 # Columns of the report: heading, attribute of a detector, format.
 _REPORT = (
@@ -152,6 +154,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             software=["numba"] if options["solver"] == "dual" else ["scikit-learn"],
         )
         features.layer(layer)  # an unknown layer is told before anything is read
+        features.warn_of_random_scales()
         positives = positive_rows(features, layer, difficult=options["difficult"] == "keep")
         names = header.classes[1:]
         if not any(len(rows) for rows in positives):
@@ -180,6 +183,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         },
     )
     _tell(names, detectors, options["as_json"])
+    _warn(names, detectors, options["tolerance"])
     say(f"wrote {options['out']} ({len(names)} classes, {time.monotonic() - started:.0f} s)")
 
 
@@ -219,7 +223,17 @@ def _tell(names: Sequence[str], detectors: "Sequence[Detector]", as_json: bool) 
     for name, row in rows.items():
         cells = " ".join(f"{row[column]:>11{form}}" for _, column, form in _REPORT)
         say(f"{name:{width}} {cells}")
+
+
+def _warn(names: Sequence[str], detectors: "Sequence[Detector]", tolerance: float) -> None:
+    """What is wrong with single SVMs."""
     for name, one in zip(names, detectors, strict=True):
+        if one.gap > tolerance:
+            _log.warning(
+                "the SVM of %s stopped %.1e above its minimum, not %.1e; lower --cost, or take "
+                "--solver liblinear",
+                *(name, one.gap, tolerance),
+            )
         if one.fits == 0:
             lacks = "no negatives" if one.positives else "no positives"
             say(f"{name} has {lacks}: it gets no SVM and will never be detected")

@@ -4,6 +4,7 @@ It is large, so it is opened, and read by slices of rows. Within an image the ro
 truth come first, then the proposals (as in the authors' roidb).
 """
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from rcnnpipe.artifacts.chunks import read_rows_of
 from rcnnpipe.artifacts.columns import check_ragged, read_rows
 from rcnnpipe.artifacts.store import Header, open_artifact
 from rcnnpipe.errors import ArtifactError
+
+_log = logging.getLogger(__name__)
 
 # Columns that a network with a pyramid adds: (dtype, shape of one row).
 PLACES = {"scale": (np.int64, ()), "cells": (np.int64, (4,))}
@@ -88,6 +91,15 @@ class Features:
                 f"rcnnpipe extract-features with --layers {name}"
             )
         return self.file[f"layers/{name}"]
+
+    def warn_of_random_scales(self) -> None:
+        """Tell that what learns from these features will meet others in detection."""
+        if self.header.settings.get("random-scales"):
+            _log.warning(
+                "%s was made with --random-scales, which is for finetune; detect uses the scales "
+                "of the model, so extract features without it",
+                self.path,
+            )
 
     def require_length(self, name: str, length: int) -> None:
         """Make sure that a layer is there, and as long as what is to run on it needs.

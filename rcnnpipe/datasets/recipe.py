@@ -11,6 +11,7 @@ import yaml
 from rcnnpipe.datasets import layout
 from rcnnpipe.errors import DataError
 from rcnnpipe.images import IMAGE_SUFFIXES
+from rcnnpipe.yaml_files import load_yaml
 
 FORMATS = ("voc", "coco", "yolo", "folder")
 COORDINATES = ("one-based", "zero-based", "edges")
@@ -135,7 +136,7 @@ def _beside(root: Path) -> Path | None:
 
 def _read_yaml(path: Path) -> Recipe:
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = load_yaml(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise DataError(f"recipe {path} is nested too deeply to be a recipe") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

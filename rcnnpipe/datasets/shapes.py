@@ -61,6 +61,13 @@ def is_drawn(out: Path, name: str, counts: Mapping[str, int], seed: int) -> bool
             f"{out} holds a set drawn with other settings ({json.dumps(settings)}); "
             "choose another --out or remove it"
         )
+    for split, count in counts.items():
+        there = sum(1 for _ in (out / "images" / split).glob("*.png"))
+        if there != count:
+            raise DataError(
+                f"{out} was drawn with these settings, but has {there} of {count} images of "
+                f"{split} left; remove it to draw it again"
+            )
     return True
 
 

@@ -87,7 +87,7 @@ def truth_of(dataset: Dataset, *, count_difficult: bool = False) -> Truth:
     of their ids, as pycocotools does, because that order decides between equal scores.
 
     Raises:
-        DataError: when the data set has no images, or no objects at all.
+        DataError: when the data set has no images, no objects, or none that counts.
     """
     records = _in_tie_order(dataset)
     if not records:
@@ -101,6 +101,12 @@ def truth_of(dataset: Dataset, *, count_difficult: bool = False) -> Truth:
     boxes = np.concatenate([record.boxes.reshape(-1, 4) for record in records]).astype(np.float64)
     crowd = np.concatenate([record.crowd for record in records])
     difficult = np.concatenate([record.difficult for record in records])
+    ignored = crowd if count_difficult else crowd | difficult
+    if ignored.all():
+        raise DataError(
+            f"{dataset.name} has crowds and difficult objects alone, which are neither to be found "
+            "nor false when found, so nothing can be evaluated; is this the right split?"
+        )
     return Truth(
         classes=dataset.classes,
         image_ids=tuple(record.image_id for record in records),
@@ -111,7 +117,7 @@ def truth_of(dataset: Dataset, *, count_difficult: bool = False) -> Truth:
         extents=extents_of(boxes),
         areas=np.concatenate([record.areas for record in records]).astype(np.float64),
         crowd=crowd,
-        ignored=crowd if count_difficult else crowd | difficult,
+        ignored=ignored,
         segments=_segments(records),
         keypoints=_keypoints(records),
     )

@@ -13,7 +13,7 @@ from rcnnpipe.artifacts.store import open_artifact
 from rcnnpipe.errors import SettingError
 from rcnnpipe.models.backbones import Network
 from rcnnpipe.models.pyramid import Pyramid, PyramidPooling
-from rcnnpipe.models.pyramid_head import head_for
+from rcnnpipe.models.pyramid_head import PyramidHead, head_for
 from rcnnpipe.models.tensor_files import READERS
 from rcnnpipe.models.weights import load_network, put_on_pyramid
 from rcnnpipe.randomness import generator
@@ -79,7 +79,13 @@ def on_pyramid(
         raise SettingError(f"{given[0]} is for a network with a pyramid; give --pyramid too")
     elif given:
         raise SettingError(f"the network of --init has a pyramid of its own; leave {given[0]} out")
-    return network, {"head": network.head.settings() if network.head else None}
+    return network, {"head": _asked_for(network.head) if network.head else None}
+
+
+def _asked_for(head: PyramidHead) -> dict[str, Any]:
+    """A head's settings without the scale of its pyramid, which is learnt from data."""
+    settings = head.settings()
+    return settings | {"pyramid": {k: v for k, v in settings["pyramid"].items() if k != "scale"}}
 
 
 @torch.inference_mode()

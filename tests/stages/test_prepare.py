@@ -34,6 +34,15 @@ def test_does_not_overwrite_another_set(tmp_path: Path) -> None:
     assert "drawn with other settings" in result.stderr
 
 
+def test_a_set_that_lost_an_image_is_not_called_complete(tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    run("shapes", "--out", out, "--images", "train=2")
+    (out / "images" / "train" / "00001.png").unlink()
+    result = run("shapes", "--out", out, "--images", "train=2")
+    assert result.exit_code == 1
+    assert "has 1 of 2 images of train left" in result.stderr
+
+
 @pytest.mark.parametrize("images", ["train", "train=x", "=3", "train=1,train=2", "a/b=1", "a=-1"])
 def test_wrong_counts(tmp_path: Path, images: str) -> None:
     result = run("shapes", "--out", tmp_path / "s", "--images", images)

@@ -1,7 +1,9 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -97,6 +99,25 @@ def test_a_class_without_objects_is_told_and_never_found(features: Path, tmp_pat
     assert np.isfinite(svm.bias[0])
     result = run(path, "--out", tmp_path / "svm.h5", "--json")
     assert json.loads(result.stdout)["dog"]["objective"] is None
+
+
+def test_an_svm_short_of_its_minimum_is_told(features: Path, tmp_path: Path) -> None:
+    words = (features, "--out", tmp_path / "svm.h5", "--tolerance", 1e-6)
+    assert "warning" not in run(*words).stderr
+    told = run(*words, "--cost", 1e6).stderr
+    assert "warning: the SVM of cat stopped" in told
+    assert "lower --cost" in told
+
+
+def test_features_of_random_scales_are_told(features: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "features.h5"
+    shutil.copy(features, changed)
+    with h5py.File(changed, "r+") as file:
+        settings = json.loads(file.attrs["settings"]) | {"random-scales": True}
+        file.attrs["settings"] = json.dumps(settings)
+    told = run(changed, "--out", tmp_path / "svm.h5").stderr
+    assert "warning" in told
+    assert "--random-scales, which is for finetune" in told
 
 
 def test_difficult_objects_can_be_left_out(tmp_path: Path) -> None:
