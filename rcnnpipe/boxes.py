@@ -5,9 +5,14 @@ original image, 0-based, x2 > x1, width = x2 - x1. The inclusive pixel boxes of 
 converted where a file is read; their "+1" widths are exactly these widths.
 """
 
+import math
+
 import torch
 import torchvision
 from torch import Tensor
+
+# Of dw and dh: 16 pixels become no more than 1000 (Detectron), so that exp stays finite.
+LOG_LIMIT = math.log(1000 / 16)
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:
@@ -55,9 +60,14 @@ def encode(boxes: Tensor, targets: Tensor, pixel: float = 0.0) -> Tensor:
     return torch.cat((shifts, torch.log(target_sizes / sizes)), dim=1)
 
 
-def decode(boxes: Tensor, deltas: Tensor, pixel: float = 0.0) -> Tensor:
-    """Boxes (N, 4) moved by deltas (N, 4); the inverse of :func:`encode` for the same ``pixel``."""
+def decode(boxes: Tensor, deltas: Tensor, pixel: float = 0.0, limit: float | None = None) -> Tensor:
+    """Boxes (N, 4) moved by deltas (N, 4); the inverse of :func:`encode` for the same ``pixel``.
+
+    ``limit`` is the largest dw and dh: :data:`LOG_LIMIT` for networks, whose deltas may be of any
+    size; None leaves them.
+    """
     centres, sizes = _centres_and_sizes(boxes, pixel)
     centres = centres + deltas[:, :2] * sizes
-    sizes = sizes * torch.exp(deltas[:, 2:])
+    growth = deltas[:, 2:] if limit is None else deltas[:, 2:].clamp(max=limit)
+    sizes = sizes * torch.exp(growth)
     return torch.cat((centres - 0.5 * sizes, centres + 0.5 * sizes + pixel), dim=1)
