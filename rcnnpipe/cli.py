@@ -17,6 +17,7 @@ STAGES = {
     "extract-features": "Cache the features of regions, any set of layers in one pass.",
     "train-svm": "Linear SVMs on cached features, with hard-negative mining.",
     "train-bbox-reg": "Ridge regression from features to better boxes.",
+    "compress": "Truncated SVD of fully connected layers; what it costs and saves.",
     "detect": "Score, refine and suppress regions: detections.",
     "evaluate": "Average precision of detections, recall of proposals.",
     "compare": "One table of what several systems reached.",

@@ -18,7 +18,7 @@ import torchvision
 from torch import Tensor
 
 from rcnnpipe import boxes as box_ops
-from rcnnpipe.artifacts.columns import rows_for_images
+from rcnnpipe.artifacts.columns import Imaged, rows_for_images
 from rcnnpipe.artifacts.detections import COLUMNS, Detections
 from rcnnpipe.ragged import offsets_of, rows_of
 
@@ -77,6 +77,22 @@ class Refiner(Protocol):
 
     def __call__(self, features: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
         """Better boxes (C, 4) for boxes (C, 4) with features (C, D) and labels (C,) in 1..K."""
+
+
+@dataclass(frozen=True)
+class DeltaRefiner:
+    """Moves candidates by a detector's own deltas for their classes (Girshick 2015, section 2.3).
+
+    Attributes:
+        layer: whose values they are.
+    """
+
+    layer: str = "deltas"
+
+    def __call__(self, features: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+        """Better boxes (C, 4) by deltas (C, 4 (K + 1)), the background's first."""
+        deltas = features.float().view(len(features), -1, 4)
+        return box_ops.decode(boxes, deltas[torch.arange(len(labels)), labels])
 
 
 @dataclass(frozen=True)
@@ -216,7 +232,7 @@ def detect_regions(
 
 
 def gather_candidates(
-    paths: Sequence[Path], stored: Sequence[Detections], image_ids: tuple[str, ...]
+    paths: Sequence[Path], stored: Sequence[Detections], wanted: Imaged
 ) -> tuple[dict[str, Array], Array]:
     """The candidates of some images out of one file or several, file after file in each image.
 
@@ -226,21 +242,21 @@ def gather_candidates(
     Args:
         paths: of the files.
         stored: their candidates.
-        image_ids: (N) the images wanted.
+        wanted: N images.
 
     Returns:
         columns (C, ...) and offsets (N + 1,).
 
     Raises:
-        ArtifactError: a file lacks an image.
+        ArtifactError: a file lacks an image, or has another of the same id.
     """
     numbers = [
-        rows_for_images(path, one.image_ids, image_ids, "candidates")
+        rows_for_images(path, one, wanted, "candidates")
         for path, one in zip(paths, stored, strict=True)
     ]
     rows = [
         [rows_of(one.offsets, place[image]) for one, place in zip(stored, numbers, strict=True)]
-        for image in range(len(image_ids))
+        for image in range(len(wanted.image_ids))
     ]
     counts = [sum(part.stop - part.start for part in parts) for parts in rows]
 

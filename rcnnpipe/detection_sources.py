@@ -18,13 +18,13 @@ from rcnnpipe.artifacts.features import open_features
 from rcnnpipe.artifacts.store import KINDS, Header, require_same_classes
 from rcnnpipe.artifacts.svm import read_svm
 from rcnnpipe.datasets.records import Dataset
-from rcnnpipe.detection import Refiner, Scorer, SoftmaxScorer, SvmScorer
+from rcnnpipe.detection import DeltaRefiner, Refiner, Scorer, SoftmaxScorer, SvmScorer
 from rcnnpipe.errors import ArtifactError
 from rcnnpipe.extraction.choice import extractor_for
 from rcnnpipe.extraction.regions import Regions, extract
 from rcnnpipe.linear.ridge import BoxRefiner
 from rcnnpipe.models.folding import fold_batch_norm
-from rcnnpipe.models.weights import read_network
+from rcnnpipe.models.weights import read_model_of_regions
 from rcnnpipe.proposals.selection import proposals_for, proposals_on_the_spot
 from rcnnpipe.ragged import rows_of
 
@@ -70,7 +70,7 @@ def open_source(
     if options["features"] is not None:
         with open_features(origin, workers) as cache:
             inputs["features"] = cache.header
-            numbers = rows_for_images(origin, cache.image_ids, dataset.image_ids, "features")
+            numbers = rows_for_images(origin, cache, dataset, "features")
             parts = _Parts(options, origin, cache.header, device, inputs)
             parts.check_layers(origin, cache.layers)
 
@@ -81,18 +81,19 @@ def open_source(
                     first = rows.start + int(cache.is_truth[rows].sum())
                     rows = slice(first, rows.stop)
                     found = {x: torch.from_numpy(cache.rows(x, rows)) for x in parts.layers}
+                    _require_finite(origin, dataset.image_ids[image], found)
                     boxes = torch.from_numpy(cache.boxes[rows])
                     yield boxes, {x: values.to(device) for x, values in found.items()}
 
             yield parts.source(cached)
         return
-    model, network = read_network(origin)
+    model, network = read_model_of_regions(origin)
     network = network.to(device).eval()
     fold_batch_norm(network)
     inputs["model"] = model
     parts = _Parts(options, origin, model, device, inputs)
     parts.check_layers(origin, network.layer_sizes)
-    extractor = extractor_for(network, parts.layers, device, options)
+    extractor = extractor_for(network, parts.layers, device, options, stored=False)
     if options["proposals"] is None:
         boxes_of = proposals_on_the_spot(dataset, options["seed"], options["max_proposals"])
     else:
@@ -124,6 +125,7 @@ class _Parts:
         self.classes = header.classes
         self.scorer: Scorer = SoftmaxScorer()
         self.refiner: Refiner | None = None
+        self._refines = bool(options["refine"])
         if options["svm"] is not None:
             svm = read_svm(options["svm"])
             _require_origin(options["svm"], svm.header, origin, header)
@@ -148,7 +150,10 @@ class _Parts:
         return list(dict.fromkeys([self.scorer.layer, *refined]))
 
     def check_layers(self, origin: Path, sizes: Mapping[str, int]) -> None:
-        """The layers must be there, and a classifier have learnt the classes it is to find."""
+        """The layers must be there, and a classifier have learnt the classes it is to find.
+
+        A detector's own deltas move boxes where no regression is given.
+        """
         for path, (layer, length) in self._lengths.items():
             if sizes.get(layer) != length:
                 has = ", ".join(f"{name} of {size}" for name, size in sizes.items())
@@ -156,6 +161,8 @@ class _Parts:
                     f"{path} takes features of layer '{layer}' of length {length}, but {origin} "
                     f"has {has}"
                 )
+        if self._refines and self.refiner is None and DeltaRefiner().layer in sizes:
+            self.refiner = DeltaRefiner()
         if self.scorer.layer not in sizes:
             raise ArtifactError(
                 f"{origin} has no layer '{self.scorer.layer}', only {', '.join(sizes)}; give --svm,"
@@ -171,6 +178,15 @@ class _Parts:
     def source(self, regions: Callable[[Sequence[int]], Iterable[Pair]]) -> Source:
         """All of it."""
         return Source(self.classes, self.inputs, self.scorer, self.refiner, regions)
+
+
+def _require_finite(path: Path, image_id: str, features: Mapping[str, Tensor]) -> None:
+    for layer, values in features.items():
+        if not bool(torch.isfinite(values).all()):
+            raise ArtifactError(
+                f"{path} has features of image '{image_id}' that are no finite numbers in layer "
+                f"'{layer}'; look at it with rcnnpipe inspect and extract them again"
+            )
 
 
 def _require_origin(path: Path, header: Header, origin: Path, source: Header) -> None:

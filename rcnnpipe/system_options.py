@@ -7,18 +7,32 @@ import click
 
 from rcnnpipe.errors import SettingError
 from rcnnpipe.options import refuse_given
-from rcnnpipe.systems import rcnn, sppnet
+from rcnnpipe.systems import fast, rcnn, sppnet
 from rcnnpipe.systems.rcnn import Sampling, Solver
 
 # What each system's options are where none are given.
-SYSTEMS = {"rcnn": (rcnn.SAMPLING, rcnn.SOLVER), "sppnet": (sppnet.SAMPLING, sppnet.SOLVER)}
-# Options that have a meaning in one system alone.
-_ONLY = {
-    "rcnn": (
-        *("data", "split", "proposals", "network", "crop", "padding", "difficult", "crowd"),
-        "image_cache",
-    ),
-    "sppnet": ("features", "memory"),
+SYSTEMS = {
+    "rcnn": (rcnn.SAMPLING, rcnn.SOLVER),
+    "sppnet": (sppnet.SAMPLING, sppnet.SOLVER),
+    "fast": (fast.SAMPLING, fast.SOLVER),
+}
+# Options that have a meaning in some systems alone.
+_OF = {
+    **dict.fromkeys(("data", "split", "proposals", "network"), ("rcnn", "fast")),
+    **dict.fromkeys(("difficult", "crowd", "image_cache"), ("rcnn", "fast")),
+    **dict.fromkeys(("crop", "padding"), ("rcnn",)),
+    **dict.fromkeys(("features", "memory"), ("sppnet",)),
+    **dict.fromkeys(("images", "scales", "longest", "pooling", "box_weight"), ("fast",)),
+}
+_NEEDED = {
+    "rcnn": ("data", "proposals"),
+    "sppnet": ("features",),
+    "fast": ("data", "proposals"),
+}
+_MADE_BY = {
+    "data": "name the data set",
+    "proposals": "run rcnnpipe propose first",
+    "features": "run rcnnpipe extract-features --layers pool5 first",
 }
 
 # Options that stand for a constant of the system -> the field of its rules.
@@ -61,15 +75,11 @@ def complete_options(ctx: click.Context, options: dict[str, Any]) -> None:
         SettingError: an option is missing, or has no meaning in this system.
     """
     system = options["system"]
-    others = [name for other, names in _ONLY.items() if other != system for name in names]
-    refuse_given(ctx, others, f"with --system {system}")
-    needed = {"rcnn": ("data", "proposals"), "sppnet": ("features",)}[system]
-    made_by = {"data": "name the data set", "proposals": "run rcnnpipe propose first"}
-    made_by["features"] = "run rcnnpipe extract-features --layers pool5 first"
-    for name in needed:
+    refuse_given(ctx, without_meaning(system), f"with --system {system}")
+    for name in _NEEDED[system]:
         if options[name] is None:
             flag = "DATA" if name == "data" else f"--{name}"
-            raise SettingError(f"--system {system} needs {flag}; {made_by[name]}")
+            raise SettingError(f"--system {system} needs {flag}; {_MADE_BY[name]}")
     sampling, solver = SYSTEMS[system]
     for name, field in FIELDS.items():
         if options[name] is None:
@@ -80,6 +90,11 @@ def complete_options(ctx: click.Context, options: dict[str, Any]) -> None:
             "--mirror has no meaning with --system sppnet, whose images are not at hand; give it "
             "to rcnnpipe extract-features"
         )
+
+
+def without_meaning(system: str) -> list[str]:
+    """Options that have no meaning in a system."""
+    return [name for name, systems in _OF.items() if system not in systems]
 
 
 def rules_of(options: dict[str, Any]) -> tuple[Sampling, Solver]:

@@ -164,7 +164,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         with torch.inference_mode():
             write_rows(
                 *(out, header, COLUMNS, dataset.image_ids),
-                np.array([record.size for record in dataset.records]),
+                dataset.sizes,
                 produce,
                 lambda writer: _finish(writer, out, header, options),
                 label="detect",
@@ -208,7 +208,6 @@ def _write(
 
 def _suppress_anew(ctx: click.Context, dataset: "Dataset", options: dict[str, Any]) -> None:
     """Detections from candidates that were kept, of one run or of several models together."""
-    import numpy as np
 
     from rcnnpipe.artifacts.detections import read_candidates
     from rcnnpipe.artifacts.store import encode_strings, make_header, require_same_classes
@@ -234,9 +233,9 @@ def _suppress_anew(ctx: click.Context, dataset: "Dataset", options: dict[str, An
         classes=first.classes,
         software=["torch", "torchvision"],
     )
-    candidates, offsets = gather_candidates(paths, found, dataset.image_ids)
+    candidates, offsets = gather_candidates(paths, found, dataset)
     images = {
         "image_ids": encode_strings(dataset.image_ids),
-        "sizes": np.array([record.size for record in dataset.records], np.int64).reshape(-1, 2),
+        "sizes": dataset.sizes,
     }
     _write(options["out"], header, options, images, candidates, offsets)

@@ -107,6 +107,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     from rcnnpipe.datasets.policy import Policy, labels_under
     from rcnnpipe.devices import choose_device
     from rcnnpipe.extraction.choice import extractor_for
+    from rcnnpipe.extraction.maps import MapExtractor
     from rcnnpipe.extraction.regions import (
         Regions,
         bytes_needed,
@@ -115,7 +116,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         region_columns_of,
     )
     from rcnnpipe.models.folding import fold_batch_norm
-    from rcnnpipe.models.weights import read_network
+    from rcnnpipe.models.weights import read_model_of_regions
     from rcnnpipe.proposals.selection import proposals_for
     from rcnnpipe.sharing import write_rows
 
@@ -130,7 +131,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if options["data"] is None:
         raise SettingError("extract-features needs DATA, or --pooled FEATURES")
     dataset = open_dataset(options["data"], options["split"])
-    model, network = read_network(options["model"])
+    model, network = read_model_of_regions(options["model"])
     device = choose_device(options["device"], options["precision"])
     network = network.to(device).eval()
     fold_batch_norm(network)
@@ -179,7 +180,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             *(out, header),
             {
                 **region_columns(classes),
-                **(PLACES if network.head else {}),
+                **(PLACES if isinstance(extractor, MapExtractor) else {}),
                 **_layer_layout(sizes),
             },
             [one.record.image_id for one in todo],

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from rcnnpipe.artifacts.columns import ImageList
 from rcnnpipe.artifacts.detections import Detections, read_detections
 from rcnnpipe.detection import (
     SoftmaxScorer,
@@ -196,6 +197,10 @@ def stored(path: Path, ids: tuple[str, ...], counts: tuple[int, ...], first: flo
     return read_detections(make_detections(path, scores=scores, **layout))
 
 
+def images(*ids: str) -> ImageList:
+    return ImageList(ids, np.full((len(ids), 2), 9))
+
+
 def test_candidates_of_several_files_are_put_together(tmp_path: Path) -> None:
     # One file in another order than the other, with an image more.
     paths = [tmp_path / "one.h5", tmp_path / "two.h5"]
@@ -203,7 +208,7 @@ def test_candidates_of_several_files_are_put_together(tmp_path: Path) -> None:
     two = stored(
         paths[1], ("c", "x", "b", "a"), (1, 2, 1, 2), 10
     )  # c: 10, x: 11 12, b: 13, a: 14 15
-    columns, offsets = gather_candidates(paths, [one, two], ("b", "a", "c"))
+    columns, offsets = gather_candidates(paths, [one, two], images("b", "a", "c"))
     assert columns["scores"].tolist() == [13, 0, 1, 14, 15, 2, 10]
     assert offsets.tolist() == [0, 1, 5, 7]
     rows = [3, 0, 1, 4, 5, 2, 0]
@@ -212,9 +217,11 @@ def test_candidates_of_several_files_are_put_together(tmp_path: Path) -> None:
         expected = [getattr(file, name)[row] for file, row in zip(files, rows, strict=True)]
         np.testing.assert_array_equal(columns[name], expected)
         assert columns[name].dtype == getattr(one, name).dtype
-    columns, offsets = gather_candidates(paths[:1], [one], ("c",))
+    columns, offsets = gather_candidates(paths[:1], [one], images("c"))
     assert (columns["scores"].tolist(), offsets.tolist()) == ([2], [0, 1])
-    columns, offsets = gather_candidates(paths, [one, two], ())
+    columns, offsets = gather_candidates(paths, [one, two], images())
     assert (columns["boxes"].shape, offsets.tolist()) == ((0, 4), [0])
     with pytest.raises(ArtifactError, match=r"one\.h5 has no candidates for 1 of 2 images.*'x'"):
-        gather_candidates(paths, [one, two], ("a", "x"))
+        gather_candidates(paths, [one, two], images("a", "x"))
+    with pytest.raises(ArtifactError, match=r"one\.h5 has candidates for a 9 x 9 image 'a'.*7 x 8"):
+        gather_candidates(paths, [one, two], ImageList(("a",), np.array([[8, 7]])))

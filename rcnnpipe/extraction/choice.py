@@ -7,15 +7,22 @@ from typing import Any
 import torch
 
 from rcnnpipe.errors import SettingError
+from rcnnpipe.extraction.detectors import DetectorExtractor
 from rcnnpipe.extraction.maps import POOLED, MapExtractor
 from rcnnpipe.extraction.regions import Extractor
 from rcnnpipe.extraction.windows import WindowExtractor
 from rcnnpipe.models.backbones import Network
+from rcnnpipe.models.detector import Detector
 from rcnnpipe.models.projection import geometry_of
 
 
 def extractor_for(
-    network: Network, layers: Sequence[str], device: torch.device, options: Mapping[str, Any]
+    network: Network | Detector,
+    layers: Sequence[str],
+    device: torch.device,
+    options: Mapping[str, Any],
+    *,
+    stored: bool = True,
 ) -> Extractor:
     """The network's way of making features.
 
@@ -25,10 +32,13 @@ def extractor_for(
         device: where to compute.
         options: of the stage: precision, batch_size; scales, None for the network's own,
             random_scales and seed, which only mean something where it has a pyramid.
+        stored: whether features are for a file, float16; detectors can give float32.
 
     Raises:
         SettingError: a layer or an option that the network has no use for.
     """
+    if isinstance(network, Detector):
+        return _of_detector(network, layers, device, options, stored)
     if network.head is None:
         for name in ("scales", "random_scales"):
             if options.get(name):
@@ -54,4 +64,22 @@ def extractor_for(
         batch_size=options["batch_size"],
         random_scales=bool(options.get("random_scales")),
         seed=options.get("seed", 0),
+    )
+
+
+def _of_detector(
+    detector: Detector,
+    layers: Sequence[str],
+    device: torch.device,
+    options: Mapping[str, Any],
+    stored: bool,
+) -> DetectorExtractor:
+    view = detector.parts.view
+    if options.get("random_scales"):
+        raise SettingError("--random-scales is for networks with a pyramid, not for detectors")
+    if options.get("scales"):
+        view = view.at(options["scales"])
+    return DetectorExtractor(
+        *(detector, layers, device, view, options["precision"], options["batch_size"]),
+        stored=stored,
     )

@@ -9,7 +9,7 @@ layer sees. SqueezeNet and ResNet have no such layer and average the whole map i
 regression cannot do with an average that has forgotten where things are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,6 +61,16 @@ def chain(**modules: str) -> dict[str, Layer]:
         layers[name] = Layer(source, tuple(path.split()))
         source = name
     return layers
+
+
+def keep_modules(body: nn.Module, used: Collection[str], prefix: str = "") -> None:
+    """Delete the modules that are not used, by their paths."""
+    for name, child in list(body.named_children()):
+        path = prefix + name
+        if any(one.startswith(f"{path}.") for one in used):
+            keep_modules(child, used, f"{path}.")
+        elif path not in used:
+            delattr(body, name)
 
 
 def _with(module: nn.Module, **parts: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from rcnnpipe.errors import SettingError
+from rcnnpipe.models import compression
 from rcnnpipe.models.architectures import NETWORKS, Architecture
 from rcnnpipe.models.preprocessing import Preprocessing, build_preprocessing, preset
 from rcnnpipe.models.pyramid_head import PyramidHead, build_head, with_pyramid
@@ -34,6 +35,7 @@ class Network(nn.Module):
         architecture: how it is built.
         original_classifier: False once :meth:`replace_classifier` put a new one in.
         frozen_batch_norm: whether statistics and scales of its batch norms are constants.
+        compressed: path of a linear module -> rank of the two that :meth:`compress` put there.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Network(nn.Module):
         usual = NETWORKS[name]
         self.architecture: Architecture = with_pyramid(usual, head) if head else usual
         self.original_classifier, self.frozen_batch_norm = True, False
+        self.compressed: dict[str, int] = {}
         with torch.device("meta"):
             body = self.architecture.build(outputs)
         body.to_empty(device="cpu")
@@ -65,9 +68,8 @@ class Network(nn.Module):
     @property
     def layer_sizes(self) -> dict[str, int]:
         """D of every layer at this network's window size; nothing is computed."""
-        size = self.crop.size
         empty = {name: value.to("meta") for name, value in self.state_dict().items()}
-        image = torch.empty(1, 3, size, size, device="meta")
+        image = torch.empty(1, 3, self.crop.size, self.crop.size, device="meta")
         training = self.training
         outputs = torch.func.functional_call(self.eval(), empty, (image, self.layer_names))
         self.train(training)
@@ -76,9 +78,7 @@ class Network(nn.Module):
     @property
     def classifier_module(self) -> nn.Linear | nn.Conv2d:
         """The last layer with weights: a linear map or a 1 x 1 convolution."""
-        module = self.get_submodule(self.architecture.classifier)
-        assert isinstance(module, nn.Linear | nn.Conv2d)
-        return module
+        return compression.parts_of(self.get_submodule(self.architecture.classifier))[-1]
 
     def forward(
         self,
@@ -141,7 +141,7 @@ class Network(nn.Module):
         Girshick et al. 2014, 2.3 and the authors' prototxt. SqueezeNet's rectifier after the
         classifier, which would silence half of the new outputs, goes with the old one.
         """
-        old = self.classifier_module
+        old = compression.parts_of(self.get_submodule(self.architecture.classifier))[0]
         new: nn.Linear | nn.Conv2d
         with torch.device("meta"):
             if isinstance(old, nn.Conv2d):
@@ -155,18 +155,22 @@ class Network(nn.Module):
 
     def _set_classifier(self, new: nn.Module, outputs: int) -> None:
         self.set_submodule(self.architecture.classifier, new)
-        self.outputs = outputs
-        self.original_classifier = False
+        self.compressed.pop(self.architecture.classifier, None)
+        self.outputs, self.original_classifier = outputs, False
         if self.architecture.classifier == "classifier.1":  # SqueezeNet's own
             self.set_submodule("classifier.2", nn.Identity())
+
+    def compress(self, path: str, rank: int, factors: compression.Factors | None = None) -> None:
+        """Put a truncated SVD in a linear module's place; :func:`compression.put_truncated_svd`."""
+        compression.put_truncated_svd(self, path, rank, factors)
+        self.compressed[path] = rank
 
     def freeze_batch_norm(self) -> None:
         """Make every batch norm the constant affine map it is in evaluation."""
         for name, module in list(self.named_modules()):
             if isinstance(module, nn.BatchNorm2d):
                 frozen = FrozenBatchNorm2d(module.num_features, module.eps)
-                values = module.state_dict()
-                frozen.load_state_dict(values)
+                frozen.load_state_dict(module.state_dict())
                 self.set_submodule(name, frozen.to(module.weight.device))
         self.frozen_batch_norm = True
 
@@ -180,7 +184,7 @@ class Network(nn.Module):
             "crop": self.crop.settings(),
             "preprocessing": self.preprocessing.settings(),
             "head": self.head.settings() if self.head else None,
-        }
+        } | ({"compressed": dict(self.compressed)} if self.compressed else {})
 
     def tensors(self) -> dict[str, np.ndarray[Any, Any]]:
         """Values for the model file: the state dict, and a per-pixel mean where there is one."""
@@ -220,11 +224,8 @@ def create_network(
         raise SettingError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
     usual = NETWORKS[name]
     network = Network(
-        name,
-        outputs,
-        crop or Crop(usual.input_size, usual.padding),
-        preprocessing or preset(usual.preprocessing),
-        head,
+        *(name, outputs, crop or Crop(usual.input_size, usual.padding)),
+        *(preprocessing or preset(usual.preprocessing), head),
     )
     initialise(network, generator)
     return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
@@ -251,6 +252,27 @@ def initialise(network: Network, generator: torch.Generator | None) -> None:
                     module.bias.zero_()
 
 
+def empty_network(settings: Mapping[str, Any], mean_image: Tensor | None = None) -> Network:
+    """A network from a model file's architecture settings, its values undefined.
+
+    Raises:
+        KeyError, TypeError, RuntimeError, SettingError: these are no settings of a network.
+    """
+    network = create_network(
+        settings["network"],
+        settings["outputs"],
+        crop=build_crop(settings["crop"]),
+        preprocessing=build_preprocessing(settings["preprocessing"], mean_image),
+        head=build_head(settings["head"]) if settings.get("head") else None,
+    )
+    if not settings["original_classifier"]:
+        network._set_classifier(network.classifier_module, settings["outputs"])
+    if settings["frozen_batch_norm"]:
+        network.freeze_batch_norm()
+    network.compressed = compression.put_empty_pairs(network, settings.get("compressed", {}))
+    return network
+
+
 def build_network(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> Network:
     """A network from a model file's architecture settings and tensors.
 
@@ -264,17 +286,7 @@ def build_network(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> Ne
     values = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
     mean_image = values.pop(_MEAN_IMAGE, None)
     try:
-        network = create_network(
-            settings["network"],
-            settings["outputs"],
-            crop=build_crop(settings["crop"]),
-            preprocessing=build_preprocessing(settings["preprocessing"], mean_image),
-            head=build_head(settings["head"]) if settings.get("head") else None,
-        )
-        if not settings["original_classifier"]:
-            network._set_classifier(network.classifier_module, settings["outputs"])
-        if settings["frozen_batch_norm"]:
-            network.freeze_batch_norm()
+        network = empty_network(settings, mean_image)
         network.load_state_dict(values)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rpartition("Network: ")[2]

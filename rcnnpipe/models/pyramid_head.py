@@ -4,7 +4,7 @@ He et al. 2014, section 2.2: the pyramid replaces the last pooling layer, so tha
 of any size give vectors of one length.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rcnnpipe.errors import SettingError
-from rcnnpipe.models.architectures import NETWORKS, Architecture, Layer
+from rcnnpipe.models.architectures import NETWORKS, Architecture, Layer, keep_modules
 from rcnnpipe.models.map_view import MapView, build_view, usual_view
 from rcnnpipe.models.pyramid import Pyramid, PyramidPooling, build_pyramid
 
@@ -87,7 +87,7 @@ def with_pyramid(base: Architecture, head: PyramidHead) -> Architecture:
     def build(outputs: int) -> nn.Module:
         body = base.build(outputs)
         dropout = getattr(body, "dropout", nn.Dropout(0.5))  # He et al. 2014, section 3.1.1
-        _keep(body, used)
+        keep_modules(body, used)
         length = _channels(body, layers.values()) * head.pyramid.bins
         parts = {
             "pyramid": PyramidPooling(head.pyramid),
@@ -115,16 +115,6 @@ def with_pyramid(base: Architecture, head: PyramidHead) -> Architecture:
         map=head.map,
         hidden=head.hidden,
     )
-
-
-def _keep(body: nn.Module, used: Collection[str], prefix: str = "") -> None:
-    """Delete the modules that are not used, by their paths."""
-    for name, child in list(body.named_children()):
-        path = prefix + name
-        if any(one.startswith(f"{path}.") for one in used):
-            _keep(child, used, f"{path}.")
-        elif path not in used:
-            delattr(body, name)
 
 
 def _channels(body: nn.Module, layers: Iterable[Layer]) -> int:

@@ -18,6 +18,7 @@ from rcnnpipe.devices import is_lack_of_memory
 from rcnnpipe.errors import ArtifactError, DataError, SettingError
 from rcnnpipe.models.architectures import NETWORKS
 from rcnnpipe.models.backbones import Network, build_network, create_network
+from rcnnpipe.models.detector import Detector, build_detector
 from rcnnpipe.models.preprocessing import Preprocessing
 from rcnnpipe.models.pyramid_head import PyramidHead
 from rcnnpipe.models.tensor_files import READERS, Shape
@@ -149,12 +150,30 @@ def read_network(path: Path) -> tuple[Header, Network]:
     """The network of a model file, in evaluation mode on the CPU, and the file's header.
 
     Raises:
+        ArtifactError: the file is missing, damaged, a detector or something else.
+        DataError: its settings and tensors do not fit, or are no numbers.
+    """
+    header, network = read_model_of_regions(path)
+    if isinstance(network, Detector):
+        raise ArtifactError(
+            f"{path} holds a detector, which extract-features and detect run; a network alone, "
+            "from pretrain or finetune --system rcnn, is needed here"
+        )
+    return header, network
+
+
+def read_model_of_regions(path: Path) -> tuple[Header, Network | Detector]:
+    """Whatever a model file holds: a network of windows or with a pyramid, or a detector.
+
+    Raises:
         ArtifactError: the file is missing, damaged or something else.
         DataError: its settings and tensors do not fit, or are no numbers.
     """
     model = read_model(path)
+    settings = model.architecture
+    build = build_detector if "detector" in settings else build_network
     try:
-        network = build_network(model.architecture, model.tensors)
+        network = build(settings, model.tensors)
     except SettingError as error:
         raise DataError(f"{path} cannot be built: {error}") from None
     _require_finite(str(path), network.state_dict())

@@ -187,17 +187,23 @@ def freeze_below(network: Network, layer: str | None) -> None:
             network.get_submodule(module).requires_grad_(False)
 
 
-def parameter_groups(network: Network, solver: Solver) -> list[dict[str, Any]]:
+def parameter_groups(
+    module: torch.nn.Module, solver: Solver, classifier: str = ""
+) -> list[dict[str, Any]]:
     """Weights and biases of the layers and of the classifier, with their rates and decays.
+
+    Args:
+        module: what is trained.
+        solver: the multipliers.
+        classifier: path of the classifier in it, if that has a rate of its own.
 
     Returns:
         groups for ``torch.optim.SGD``, each with "lr_multiplier" for the loop.
     """
-    classifier = f"{network.architecture.classifier}."
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
+    for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            key = (name.startswith(classifier), name.endswith(".bias"))
+            key = (bool(classifier) and name.startswith(f"{classifier}."), name.endswith(".bias"))
             groups.setdefault(key, []).append(parameter)
     return [
         {
@@ -246,11 +252,12 @@ def prepare_network(
 
 
 def new_trainer(
-    network: Network, solver: Solver, ranks: Ranks, precision: str = "fp32", seed: int = 0
+    network: torch.nn.Module, solver: Solver, ranks: Ranks, precision: str = "fp32", seed: int = 0
 ) -> Trainer:
     """A trainer by the paper's rules; see :class:`Solver`."""
     network.to(ranks.device)
-    groups = parameter_groups(network, solver)
+    classifier = network.architecture.classifier if isinstance(network, Network) else ""
+    groups = parameter_groups(network, solver, classifier)
     optimizer = torch.optim.SGD(groups, lr=solver.learning_rate, momentum=solver.momentum)
     schedule = steps(solver.learning_rate, solver.step, solver.gamma)
     return Trainer(network, optimizer, schedule, ranks, precision=precision, seed=seed)

@@ -124,10 +124,12 @@ def commands(made: Made) -> dict[str, tuple[str, list[object]]]:
             ["extract-features", *train, *pooled, "--random-scales", "--mirror", "--device", "cpu"],
         ),
         "finetune-pooled": ("n.h5", ["finetune", *learnt, *ROUNDS, *OFTEN]),
+        "compress": ("c.h5", ["compress", made.model, "--layers", "fc6:16,fc7:8"]),
         "suppress-anew": ("a.h5", ["detect", *test, "--candidates", made.candidates]),
         "compare": ("table.md", ["compare", made.scores]),
         "show": ("shown", ["show", *test, "--detections", detections, "--size", 100]),
         "export": ("r.json", ["export", detections, "--format", "coco", "--data", *test]),
+        "export-weights": ("w.safetensors", ["export", made.model, "--format", "safetensors"]),
     }
 
 

@@ -11,7 +11,7 @@ from click.testing import Result
 
 from tests.robustness.pipeline import Made, change_coco, commands, out_of, run, tree
 
-BEFORE = b"the complete file of before"
+BEFORE = b"\x89HDF\r\n\x1a\nthe complete file of before"
 # What stages write that write no artifact.
 OUT = {"show": "out.png", "export": "out.json"}
 

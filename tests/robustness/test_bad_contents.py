@@ -158,6 +158,37 @@ def _(spot: Spot) -> Sequence[object]:
     return spot.stage("extract-features", spot.made.proposals, path)
 
 
+@CASES(
+    "recall of the same ids, other sizes", "proposals.h5", "120 x 100", out=None, keeps_work=True
+)
+def _(spot: Spot) -> Sequence[object]:
+    path = spot.folder / "proposals.h5"
+    changed(spot.made.proposals, put("sizes", 0, (50, 60)))(path)
+    place = spot.folder.parent / "out" / "recall"
+    return ("evaluate", path, "--data", spot.made.data, "--split", "train", "--out", place)
+
+
+@CASES(
+    "a cache that is no number",
+    "features.h5",
+    "no finite numbers in layer 'fc7'",
+    keeps_work=True,
+)
+def _(spot: Spot) -> Sequence[object]:
+    path = spot.folder / "features.h5"
+    changed(spot.made.features, put("layers/fc7", slice(None), np.nan))(path)
+    return (
+        "detect",
+        spot.made.data,
+        "--split",
+        "train",
+        "--features",
+        path,
+        "--svm",
+        spot.made.svm,
+    )
+
+
 @CASES("softmax of a model for other classes", "pretrained.h5")
 def _(spot: Spot) -> Sequence[object]:
     path = spot.folder / "pretrained.h5"

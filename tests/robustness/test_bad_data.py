@@ -68,6 +68,21 @@ def _(spot: Spot) -> Sequence[object]:
     return recipe(spot, "format: coco\nclasses: [cat, dog, cat]")
 
 
+@CASES("a recipe with a key twice", "the key 'root' stands twice", "line 3")
+def _(spot: Spot) -> Sequence[object]:
+    return recipe(spot, "format: coco\nroot: a\nroot: b")
+
+
+@CASES("a split of crowds alone", "crowds and difficult objects alone", out=None, keeps_work=True)
+def _(spot: Spot) -> Sequence[object]:
+    def crowded(document: dict[str, Any]) -> None:
+        for annotation in document["annotations"]:
+            annotation["iscrowd"] = 1
+
+    data, out = spot.data("test", crowded), spot.folder.parent / "out" / "scores"
+    return ("evaluate", spot.made.detections, "--data", data, "--split", "test", "--out", out)
+
+
 @CASES("a recipe whose splits are a list", "splits: must name a file or folder for each")
 def _(spot: Spot) -> Sequence[object]:
     return recipe(spot, "format: coco\nsplits: [train]")

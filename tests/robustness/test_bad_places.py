@@ -1,5 +1,6 @@
 """Outputs that cannot be written, disks that are full, runs that are stopped, spoilt journals."""
 
+import fcntl
 import filecmp
 import os
 import shutil
@@ -18,6 +19,7 @@ from tests.robustness.refusal import BEFORE, Case, Cases, Spot, sentence
 
 CASES = Cases()
 STAGES = [stage for stage in commands(Made(Path())) if stage not in ("prepare", "check")]
+ARTIFACTS = [stage for stage in STAGES if commands(Made(Path()))[stage][0].endswith(".h5")]
 FILES = [stage for stage in STAGES if stage not in ("evaluate", "show")]
 
 
@@ -58,7 +60,7 @@ def test_out_is_a_pipe(made: Made, tmp_path: Path, stage: str) -> None:
     assert (tmp_path / "pipe").is_fifo()
 
 
-@pytest.mark.parametrize("stage", [stage for stage in FILES if stage != "export"])
+@pytest.mark.parametrize("stage", [stage for stage in FILES if not stage.startswith("export")])
 def test_no_right_to_write(
     made: Made, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +69,30 @@ def test_no_right_to_write(
     said = sentence(run(*commands(made)[stage][1], "--out", tmp_path / "out.h5"))
     assert f"cannot write {tmp_path}/out.h5" in said
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stage", ARTIFACTS)
+def test_only_artifacts_are_replaced(made: Made, tmp_path: Path, stage: str) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8mine")
+    said = sentence(run(*commands(made)[stage][1], "--out", tmp_path / "photo.jpg"))
+    assert f"{tmp_path}/photo.jpg exists and is no artifact of rcnnpipe" in said
+    assert tree(tmp_path) == {"photo.jpg": b"\xff\xd8mine"}
+
+
+@pytest.mark.parametrize("stage", ARTIFACTS)
+def test_two_do_not_write_one_file(made: Made, tmp_path: Path, stage: str) -> None:
+    words = [*commands(made)[stage][1], "--out", tmp_path / "out.h5"]
+    ran(*words)
+    before = tree(tmp_path)
+    # What a stage locks while it writes, held by somebody else.
+    (tmp_path / "out.h5.partial.h5").touch()
+    with (tmp_path / "out.h5.partial.h5").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        result = run(*words)
+    if result.exit_code:
+        assert f"another process is writing {tmp_path}/out.h5" in sentence(result)
+    (tmp_path / "out.h5.partial.h5").unlink(missing_ok=True)
+    assert {"out.h5": before["out.h5"]} == {"out.h5": (tmp_path / "out.h5").read_bytes()}
 
 
 def over(name: str, stage: str, artifact: str) -> None:

@@ -155,6 +155,18 @@ def _(spot: Spot) -> Sequence[object]:
     return ("compare", spot.folder / "a")
 
 
+@CASES("a table in the place of its figures", "is also read and would be lost", out=None)
+def _(spot: Spot) -> Sequence[object]:
+    file = spot.file("a/metrics.json", '{"ap": 0.5}')
+    return ("compare", file.parent, "--out", file)
+
+
+@CASES("a setting twice", "the key 'cost' stands twice", code=2)
+def _(spot: Spot) -> Sequence[object]:
+    params = spot.file("params.yaml", "svm:\n  cost: 1\n  cost: 2\n")
+    return (*spot.stage("train-svm"), "--params", f"{params}:svm")
+
+
 @CASES("neither model nor features", "one of --model", "--features", "--candidates")
 def _(spot: Spot) -> Sequence[object]:
     return ("detect", spot.made.data, "--split", "test")

@@ -296,10 +296,10 @@ def test_mistakes_are_told_in_a_sentence_and_harm_nothing(
         for name, value in changed.items()
     }
     out = tmp_path / "model.h5"
-    out.write_bytes(b"the model of before")
+    out.write_bytes(b"\x89HDF\r\n\x1a\nthe model of before")
     result = run(folder, out, *more, fails=True, **place)
     lines = result.stderr.strip().splitlines()
     assert lines[-1].startswith("Error: "), result.stderr
     assert sentence in lines[-1]
     assert isinstance(result.exception, SystemExit)
-    assert out.read_bytes() == b"the model of before"
+    assert out.read_bytes() == b"\x89HDF\r\n\x1a\nthe model of before"

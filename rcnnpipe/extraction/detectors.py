@@ -1,0 +1,95 @@
+"""Features and outputs of regions by a detector: maps once for each scale, pooled for all regions.
+
+Girshick 2015, sections 2.1 and 2.4. Vocabulary: R regions of an image, D values of a layer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rcnnpipe.devices import is_lack_of_memory
+from rcnnpipe.errors import SettingError
+from rcnnpipe.extraction.regions import Regions, arithmetic, as_stored
+from rcnnpipe.models.detector import Detector
+from rcnnpipe.models.image_view import ImageView, resize, to_batch
+from rcnnpipe.models.projection import choose_scales
+
+_REFERENCE = 224  # lib/fast_rcnn/test.py: of several scales, the one nearest to this window
+
+
+@dataclass(frozen=True)
+class DetectorExtractor:
+    """A detector that turns regions into features, scores and deltas.
+
+    Attributes:
+        detector: already on ``device``, in evaluation mode.
+        layers: names out of its ``layer_names``.
+        device: where it computes.
+        view: how images become its input; of several scales each region takes one.
+        precision: fp32, or bf16 and fp16 for mixed precision.
+        batch_size: regions that run through the head at once.
+        stored: give float16, as files have it; else float32.
+    """
+
+    detector: Detector
+    layers: Sequence[str]
+    device: torch.device
+    view: ImageView
+    precision: str = "fp32"
+    batch_size: int = 2000
+    stored: bool = True
+
+    @torch.inference_mode()
+    def __call__(self, image: npt.NDArray[np.uint8], todo: Regions) -> dict[str, Tensor]:
+        """Layer -> (R, D) on the device of the regions of an image (H, W, 3)."""
+        pixels = torch.from_numpy(image).to(self.device, non_blocking=True).permute(2, 0, 1)
+        boxes = torch.from_numpy(todo.boxes)
+        chosen = choose_scales(
+            boxes, min(image.shape[:2]), self.view.scales, _REFERENCE, "nearest-area"
+        )
+        found: dict[str, Tensor] = {}
+        for number, shorter in enumerate(self.view.scales):
+            rows = (chosen == number).nonzero().flatten()
+            if len(rows) == 0:
+                continue
+            scale = self.view.scale_of((image.shape[0], image.shape[1]), shorter)
+            maps = self._maps(pixels, scale, todo)
+            for part in torch.split(rows, self.batch_size):
+                for layer, values in self._regions(maps, boxes[part], scale).items():
+                    if layer not in found:
+                        found[layer] = values.new_empty((len(boxes), values.shape[1]))
+                    found[layer][part.to(self.device)] = values
+        if not found:  # no regions
+            dtype = torch.half if self.stored else torch.float
+            sizes = self.detector.layer_sizes
+            found = {x: pixels.new_empty((0, sizes[x]), dtype=dtype) for x in self.layers}
+        return {layer: found[layer] for layer in self.layers}
+
+    def _maps(self, pixels: Tensor, scale: float, todo: Regions) -> list[Tensor]:
+        size = self.view.resized_size((pixels.shape[1], pixels.shape[2]), scale)
+        resized = resize(self.detector.network.preprocessing.apply(pixels), size)
+        try:
+            with arithmetic(self.device, self.precision):
+                return self.detector.maps(to_batch([resized], self.view.multiple))
+        except (RuntimeError, MemoryError) as error:
+            if not is_lack_of_memory(error):
+                raise
+            raise SettingError(
+                f"image '{todo.record.image_id}', scaled to {resized.shape[2]} x "
+                f"{resized.shape[1]} pixels, does not fit into the memory; lower --scales"
+            ) from error
+
+    def _regions(self, maps: list[Tensor], boxes: Tensor, scale: float) -> dict[str, Tensor]:
+        with arithmetic(self.device, self.precision):
+            pooled = self.detector.pool(maps, [boxes], [scale])
+            found = self.detector.behind(pooled, self.layers)
+        if "deltas" in found:
+            found["deltas"] = self.detector.scaled_deltas(found["deltas"].float()).flatten(1)
+        return {
+            layer: as_stored(values) if self.stored else values.flatten(1).float()
+            for layer, values in found.items()
+        }

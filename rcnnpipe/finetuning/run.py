@@ -1,0 +1,115 @@
+"""What every fine-tuning shares: the header of the model, and the loop that ends with its file."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from rcnnpipe.artifacts.model import write_model
+from rcnnpipe.artifacts.store import Header, Identified, make_header
+from rcnnpipe.progress import track
+from rcnnpipe.systems.rcnn import Sampling, Solver
+from rcnnpipe.training.checkpoints import unfinished
+from rcnnpipe.training.curves import write_curves
+from rcnnpipe.training.distributed import Ranks
+from rcnnpipe.training.loop import Batch, LossFunction, Trainer, train
+
+Piece = TypeVar("Piece")
+
+
+class Trained(Protocol):
+    """What ends in a model file."""
+
+    def settings(self) -> dict[str, Any]:
+        """From which it is built again."""
+
+    def tensors(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Its values."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the stage.
+
+    Attributes:
+        options: all of them, complete.
+        settings: those that are recorded.
+        version: of the stage.
+        sampling, solver: the rules that the options stand for.
+        ranks: this process among all.
+    """
+
+    options: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    version: int
+    sampling: Sampling
+    solver: Solver
+    ranks: Ranks
+
+    def header(
+        self,
+        inputs: Mapping[str, Identified],
+        classes: Sequence[str],
+        resolved: Mapping[str, Any],
+    ) -> Header:
+        """Of the model to be made; ``resolved`` are settings that took a default late."""
+        return make_header(
+            "model",
+            stage="finetune",
+            version=self.version,
+            settings={
+                **self.settings,
+                **resolved,
+                "device": self.ranks.device.type,
+                "ranks": self.ranks.world,
+            },
+            inputs=inputs,
+            classes=classes,
+            software=["torch", "torchvision"],
+        )
+
+    def train(
+        self,
+        header: Header,
+        model: Trained,
+        trainer: Trainer,
+        batches: "Batches[Piece]",
+        loss: LossFunction[Piece],
+    ) -> int:
+        """Train up to the last iteration and write the model; returns how many iterations.
+
+        Args:
+            header: of the file.
+            model: what is trained, for the file.
+            trainer: fresh; it goes on where an earlier run was stopped.
+            batches: any iteration by its number.
+            loss: of a batch's piece.
+        """
+        options, iterations = self.options, self.solver.iterations
+        with unfinished(options["out"], header.id, first=self.ranks.first) as folder:
+            trainer.resume(folder)
+            steps = train(
+                trainer,
+                batches.batches(trainer.iteration, iterations),
+                loss,
+                iterations,
+                folder=folder,
+                checkpoint_every=options["checkpoint_every"],
+                log_every=options["log_every"],
+            )
+            for _ in track(steps, iterations, "finetune", "iteration", trainer.iteration):
+                pass
+            if self.ranks.first:
+                curves = {name: np.array(values) for name, values in trainer.curves.items()}
+                write_model(options["out"], header, model.settings(), model.tensors(), curves)
+                if options["curves"] is not None:
+                    write_curves(options["curves"], trainer.curves)
+        return iterations
+
+
+class Batches(Protocol[Piece]):
+    """A source of batches."""
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch[Piece]]:
+        """The batches of iterations ``start`` up to, not including, ``stop``."""

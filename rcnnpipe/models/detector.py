@@ -1,0 +1,295 @@
+"""One detector made of parts: convolutions, neck, region source, region pooling, head, two outputs.
+
+Fast R-CNN takes its regions from a file; Faster R-CNN finds them by an RPN on the same maps; FPN
+puts a neck between. Girshick 2015, section 2.1; Ren et al. 2015, section 3; Lin et al. 2017, 3.
+
+Vocabulary: N images, R regions of all of them, K classes, C channels, P cells of a pooled region a
+side, D features of a region.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rcnnpipe.errors import SettingError
+from rcnnpipe.models.anchors import Anchors, build_anchors
+from rcnnpipe.models.backbones import Network, empty_network
+from rcnnpipe.models.fpn import FeaturePyramid, Neck, build_neck
+from rcnnpipe.models.image_view import ImageView, build_image_view
+from rcnnpipe.models.region_cut import Cut, build_cut, dropout_of, keep_layers, layers_of_regions
+from rcnnpipe.models.region_pooling import RegionPooling, build_region_pooling
+from rcnnpipe.models.rpn import RpnHead
+
+POOLED = "pool5"
+OUTPUTS = ("logits", "deltas")
+_HIDDEN = ("fc6", "fc7")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a detector is put together from.
+
+    Attributes:
+        view: how images become network input.
+        pooling: how regions are pooled from the maps.
+        cut: where the network is cut, whose own layers behind the cut are the head; None with a
+            neck, which has a head of its own.
+        neck: a feature pyramid on several maps, or None.
+        hidden: outputs of the two layers of a neck's head.
+        anchors: of an RPN, or None where regions come from elsewhere.
+        rpn_channels: of the RPN's 3 x 3 convolution.
+    """
+
+    view: ImageView
+    pooling: RegionPooling
+    cut: Cut | None = None
+    neck: Neck | None = None
+    hidden: int = 1024  # Lin et al. 2017, section 4.2
+    anchors: Anchors | None = None
+    rpn_channels: int = 256
+
+    def __post_init__(self) -> None:
+        """There is one head."""
+        if (self.cut is None) == (self.neck is None):
+            raise SettingError("a detector has either a cut network or a neck")
+
+    def settings(self) -> dict[str, Any]:
+        """JSON for the model file."""
+        return {
+            "view": self.view.settings(),
+            "pooling": self.pooling.settings(),
+            "cut": self.cut.settings() if self.cut else None,
+            "neck": self.neck.settings() if self.neck else None,
+            "hidden": self.hidden,
+            "anchors": self.anchors.settings() if self.anchors else None,
+            "rpn_channels": self.rpn_channels,
+        }
+
+
+def build_parts(settings: Mapping[str, Any]) -> Parts:
+    """The inverse of :meth:`Parts.settings`."""
+    cut, neck, anchors = (settings[name] for name in ("cut", "neck", "anchors"))
+    return Parts(
+        view=build_image_view(settings["view"]),
+        pooling=build_region_pooling(settings["pooling"]),
+        cut=build_cut(cut) if cut else None,
+        neck=build_neck(neck) if neck else None,
+        hidden=settings["hidden"],
+        anchors=build_anchors(anchors) if anchors else None,
+        rpn_channels=settings["rpn_channels"],
+    )
+
+
+class Detector(nn.Module):
+    """Finds objects in whole images.
+
+    Attributes:
+        network: the convolutions, and with a cut the layers behind it; nothing else is left of it.
+        parts: what it is put together from.
+        classes: K + 1, the background with them.
+        neck, rpn: None where it has none.
+        class_scores, box_deltas: the two outputs of a region's features.
+        deltas_mean, deltas_std: (K + 1, 4), what deltas were normalised by: a region moves by
+            ``box_deltas * std + mean``. (The authors fold both into the weights when they save.)
+    """
+
+    deltas_mean: Tensor
+    deltas_std: Tensor
+
+    def __init__(self, network: Network, parts: Parts, classes: int) -> None:
+        """Take a network over; new layers have no values yet (see :meth:`initialise`)."""
+        super().__init__()
+        if network.preprocessing.mean_image is not None:
+            raise SettingError(
+                "weights that subtract a mean image are for windows; detectors look at images of "
+                "any size, so give weights with a mean for each channel"
+            )
+        self.parts, self.classes = parts, classes
+        self.dropout = dropout_of(network) if parts.cut else nn.Identity()
+        maps = (parts.cut.map, parts.cut.layer) if parts.cut else self._neck_layers()
+        keep_layers(network, maps)
+        self.network = network
+        channels = [self._channels(layer) for layer in self.map_layers]
+        self.neck = FeaturePyramid(parts.neck, channels) if parts.neck else None
+        if parts.neck:
+            channels = [parts.neck.channels] * len(channels)
+        length = channels[0] * parts.pooling.size**2
+        if parts.neck:
+            self.fc6 = nn.Linear(length, parts.hidden)
+            self.fc7 = nn.Linear(parts.hidden, parts.hidden)
+        self._pooled_channels = channels[0]
+        length = parts.hidden if parts.neck else self._length(channels[0])
+        self.class_scores = nn.Linear(length, classes)
+        self.box_deltas = nn.Linear(length, 4 * classes)
+        self.rpn = (
+            RpnHead(channels[0], parts.rpn_channels, parts.anchors.per_cell)
+            if parts.anchors
+            else None
+        )
+        self.register_buffer("deltas_mean", torch.zeros(classes, 4))
+        self.register_buffer("deltas_std", torch.ones(classes, 4))
+
+    def _neck_layers(self) -> tuple[str, ...]:
+        assert self.parts.neck is not None
+        return self.parts.neck.layers
+
+    @property
+    def map_layers(self) -> tuple[str, ...]:
+        """The network's layers whose values are taken for the whole image, finest first."""
+        return (self.parts.cut.map,) if self.parts.cut else self._neck_layers()
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Layers of a region, first to last."""
+        behind: tuple[str, ...] = _HIDDEN
+        if self.parts.cut:
+            own = layers_of_regions(self.network, self.parts.cut)
+            behind = tuple(name for name in own if name != POOLED)
+        return (POOLED, *behind, *OUTPUTS)
+
+    @property
+    def layer_sizes(self) -> dict[str, int]:
+        """D of every layer of a region; nothing is computed."""
+        return self._sizes(self.layer_names)
+
+    def _sizes(self, layers: Sequence[str]) -> dict[str, int]:
+        side = self.parts.pooling.size
+        pooled = torch.empty(1, self._pooled_channels, side, side, device="meta")
+        empty = {name: value.to("meta") for name, value in self.state_dict().items()}
+        training = self.training
+        call = _Behind(self.eval())
+        named = {f"detector.{name}": value for name, value in empty.items()}
+        found = torch.func.functional_call(call, named, (pooled, tuple(layers)))
+        self.train(training)
+        return {name: value[0].numel() for name, value in found.items()}
+
+    def _channels(self, layer: str) -> int:
+        empty = {name: value.to("meta") for name, value in self.network.state_dict().items()}
+        image = torch.empty(1, 3, 224, 224, device="meta")
+        found = torch.func.functional_call(self.network, empty, (image, (layer,)))
+        return int(found[layer].shape[1])
+
+    def _length(self, channels: int) -> int:
+        assert self.parts.cut is not None
+        side, cut = self.parts.pooling.size, self.parts.cut
+        empty = {name: value.to("meta") for name, value in self.network.state_dict().items()}
+        pooled = torch.empty(2, channels, side, side, device="meta")
+        arguments = (pooled, (cut.layer,), True, cut.source)
+        found = torch.func.functional_call(self.network, empty, arguments)
+        return int(found[cut.layer].shape[1])
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Maps [(N, C, H, W)], finest first, of images (N, 3, H, W) as network input."""
+        found = self.network(images, self.map_layers)
+        maps = [found[layer] for layer in self.map_layers]
+        return self.neck(maps) if self.neck is not None else maps
+
+    def pool(
+        self, maps: Sequence[Tensor], boxes: Sequence[Tensor], scales: Sequence[float]
+    ) -> Tensor:
+        """Pooled regions (R, C, P, P).
+
+        Args:
+            maps: of :meth:`maps`.
+            boxes: for each image (R_n, 4) in pixels of the original image.
+            scales: for each image, resized over original.
+        """
+        pooling, device = self.parts.pooling, maps[0].device
+        shift = torch.tensor((0.0, 0.0, pooling.pixel, pooling.pixel), device=device)
+        rois = [
+            (own.to(device).float() - shift) * scale
+            for own, scale in zip(boxes, scales, strict=True)
+        ]
+        return pooling(maps, rois)
+
+    def behind(self, pooled: Tensor, layers: Sequence[str] = OUTPUTS) -> dict[str, Tensor]:
+        """Layers of regions from what was pooled for them (R, C, P, P).
+
+        Returns:
+            layer -> (R, ...); "logits" (R, K + 1), "deltas" (R, 4 (K + 1)), normalised.
+        """
+        held: dict[str, Tensor] = {POOLED: pooled}
+        wanted = [name for name in layers if name not in (POOLED, *OUTPUTS)]
+        if self.parts.cut:
+            cut = self.parts.cut
+            inner = list(dict.fromkeys([*wanted, cut.layer]))
+            held |= self.network(pooled, inner, source=cut.source)
+            features = held[cut.layer].flatten(1)
+        else:
+            held["fc6"] = self.fc6(pooled.flatten(1)).relu()
+            features = held["fc7"] = self.fc7(held["fc6"]).relu()
+        if any(name in OUTPUTS for name in layers):
+            features = self.dropout(features)
+            held["logits"], held["deltas"] = self.class_scores(features), self.box_deltas(features)
+        return {name: held[name] for name in layers}
+
+    def scaled_deltas(self, deltas: Tensor) -> Tensor:
+        """Deltas (R, K + 1, 4) by which regions move, of the output (R, 4 (K + 1))."""
+        own = deltas.view(len(deltas), self.classes, 4)
+        return own * self.deltas_std + self.deltas_mean
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """First values of the layers that the network does not bring, drawn on the CPU.
+
+        class_scores N(0, .01), box_deltas N(0, .001), biases 0 (Girshick 2015, section 2.3).
+        """
+        nn.init.normal_(self.class_scores.weight, 0, 0.01, generator=generator)
+        nn.init.normal_(self.box_deltas.weight, 0, 0.001, generator=generator)
+        for layer in (self.class_scores, self.box_deltas):
+            nn.init.zeros_(layer.bias)
+        if self.neck is not None:
+            self.neck.initialise(generator)
+            for layer in (self.fc6, self.fc7):
+                nn.init.xavier_uniform_(layer.weight, generator=generator)  # Detectron
+                nn.init.zeros_(layer.bias)
+        if self.rpn is not None:
+            self.rpn.initialise(generator)
+
+    def settings(self) -> dict[str, Any]:
+        """JSON from which :func:`build_detector` makes the same detector, values apart."""
+        return {
+            "detector": self.parts.settings(),
+            "network": self.network.settings(),
+            "classes": self.classes,
+        }
+
+    def tensors(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Values for the model file."""
+        return {
+            name: np.ascontiguousarray(value.detach().cpu().numpy())
+            for name, value in self.state_dict().items()
+        }
+
+
+def build_detector(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> Detector:
+    """A detector from a model file's architecture settings and tensors.
+
+    Raises:
+        SettingError: they are not those of a detector of ours.
+    """
+    values = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
+    try:
+        network = empty_network(settings["network"])
+        detector = Detector(network, build_parts(settings["detector"]), settings["classes"])
+        detector.load_state_dict(values)
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rpartition("Detector: ")[2]
+        if isinstance(error, KeyError):
+            reason = f"there is no {reason}"
+        raise SettingError(f"the model's settings and tensors do not fit ({reason})") from None
+    return detector.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
+class _Behind(nn.Module):
+    """The layers of regions as a module, for a call without values."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, pooled: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        return self.detector.behind(pooled, layers)

@@ -1,0 +1,94 @@
+"""Where a network is cut: convolutions of whole images before, layers of each region behind.
+
+Girshick 2015, section 2.1: the last max pooling becomes RoI pooling, what stood behind it is the
+head. Networks without fully connected layers are cut before their last stage, as He et al. 2016 do
+with ResNet.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from rcnnpipe.errors import SettingError
+from rcnnpipe.models.architectures import NETWORKS, keep_modules
+from rcnnpipe.models.backbones import Network
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Layers of a network, by their names.
+
+    Attributes:
+        map: the last layer that is computed for the whole image.
+        source: the layer that the pooled regions stand for.
+        layer: the last one of a region: what is classified.
+        size: cells of a pooled region, a side.
+    """
+
+    map: str
+    source: str
+    layer: str
+    size: int
+
+    def settings(self) -> dict[str, Any]:
+        """JSON for the model file."""
+        return asdict(self)
+
+
+_CUTS = {
+    "alexnet": Cut("conv5", "pool5", "fc7", 6),
+    "caffenet": Cut("conv5", "pool5", "fc7", 6),
+    "demo": Cut("conv5", "pool5", "fc7", 3),
+    "vgg16": Cut("conv5_3", "pool5", "fc7", 7),
+    "zf5": Cut("conv5", "pool5", "fc7", 6),
+    "squeezenet": Cut("pool8", "pool8", "avgpool", 7),
+    # 14 x 14 cells, of which the stride of layer4 leaves 7 x 7: Detectron's ResNet-C4.
+    "resnet18": Cut("layer3", "layer3", "avgpool", 14),
+    "resnet50": Cut("layer3", "layer3", "avgpool", 14),
+    "resnet101": Cut("layer3", "layer3", "avgpool", 14),
+}
+
+
+def usual_cut(name: str) -> Cut:
+    """Where a network by name is usually cut.
+
+    Raises:
+        SettingError: there is no such network.
+    """
+    if name not in _CUTS:
+        raise SettingError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
+    return _CUTS[name]
+
+
+def build_cut(settings: Mapping[str, Any]) -> Cut:
+    """The inverse of :meth:`Cut.settings`."""
+    return Cut(**settings)
+
+
+def layers_of_regions(network: Network, cut: Cut) -> tuple[str, ...]:
+    """The network's layers behind the cut, first to last."""
+    table, names, layer = network.architecture.layers, [], cut.layer
+    while layer != cut.source:
+        names.append(layer)
+        layer = table[layer].source
+    return tuple(reversed(names))
+
+
+def dropout_of(network: Network) -> nn.Module:
+    """What the network does to its last layer before it classifies it: dropout, or nothing."""
+    parts = [network.get_submodule(path) for path in network.architecture.layers["logits"].modules]
+    dropouts = [part for part in parts if isinstance(part, nn.Dropout)]
+    return dropouts[0] if dropouts else nn.Identity()
+
+
+def keep_layers(network: Network, layers: tuple[str, ...]) -> None:
+    """Delete everything that these layers, and what they are made from, do not need, in place."""
+    table = network.architecture.layers
+    used: set[str] = set()
+    for layer in layers:
+        while layer != "image":
+            used.update(table[layer].modules)
+            layer = table[layer].source
+    keep_modules(network, used)

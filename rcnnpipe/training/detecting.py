@@ -1,0 +1,91 @@
+"""The loss of a detector on whole images: of its regions, and of its RPN where it has one.
+
+Girshick 2015, section 2.3; Ren et al. 2015, section 3.2 (approximate joint training: proposals are
+constants). Vocabulary: N images of a piece, S sampled regions of all of them, K classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from rcnnpipe.models.detector import Detector
+from rcnnpipe.models.losses import smooth_l1
+from rcnnpipe.randomness import generator
+from rcnnpipe.systems.rcnn import Sampling
+from rcnnpipe.training.image_batches import Example, Piece
+from rcnnpipe.training.loop import Part
+from rcnnpipe.training.region_targets import Sample, Truth, sample_regions
+
+
+@dataclass(frozen=True)
+class DetectionLoss:
+    """Multi-task loss of a piece of a batch.
+
+    Classification is averaged over the sampled regions of a piece, regression summed over the
+    objects and divided by the same number. Pieces and ranks weigh by their images, so that a batch
+    in one piece has the authors' loss.
+
+    Attributes:
+        detector: in training.
+        sampling: of the regions of a batch.
+        images: of a batch.
+        beta: where the smooth L1 loss becomes linear: 1 in Fast R-CNN.
+        box_weight: of the regression; 0 trains the classification alone.
+        seed: of the draws.
+    """
+
+    detector: Detector
+    sampling: Sampling
+    images: int
+    beta: float = 1.0
+    box_weight: float = 1.0
+    seed: int = 0
+
+    def __call__(self, piece: Piece, /) -> Part:
+        """The piece's part of the loss, and shares of regions told rightly."""
+        images, examples = piece
+        maps = self.detector.maps(images)
+        samples = [self._sample(example, example.proposals, images.device) for example in examples]
+        return self._of_regions(maps, examples, samples)
+
+    def _sample(self, example: Example, proposals: Tensor, device: torch.device) -> Sample:
+        truth = Truth(*(part.to(device) for part in example.truth))
+        random = generator(self.seed, "regions", *example.key)
+        return sample_regions(proposals.to(device), truth, self.sampling, self.images, random)
+
+    def _of_regions(
+        self, maps: list[Tensor], examples: list[Example], samples: list[Sample]
+    ) -> Part:
+        detector = self.detector
+        scales = [example.scale for example in examples]
+        pooled = detector.pool(maps, [sample.boxes for sample in samples], scales)
+        found = detector.behind(pooled)
+        logits, deltas = found["logits"].float(), found["deltas"].float()
+        labels = torch.cat([sample.labels for sample in samples])
+        wanted = torch.cat([sample.deltas for sample in samples])
+        share = len(examples) / self.images / max(len(labels), 1)
+        classes = cross_entropy(logits, labels, reduction="sum") * share
+        objects = labels.nonzero().flatten()
+        own = deltas.view(len(labels), detector.classes, 4)[objects, labels[objects]]
+        mean, deviation = (
+            detector.deltas_mean[labels[objects]],
+            detector.deltas_std[labels[objects]],
+        )
+        boxes = smooth_l1(own - (wanted[objects] - mean) / deviation, self.beta).sum() * share
+        right = logits.detach().argmax(1) == labels
+        one = torch.tensor(len(examples) / self.images, device=logits.device)
+        return Part(
+            classes + self.box_weight * boxes,
+            {
+                "class-loss": torch.stack((classes.detach(), one)),
+                "box-loss": torch.stack((boxes.detach(), one)),
+                "foreground-accuracy": _share(right, labels > 0),
+                "background-accuracy": _share(right, labels == 0),
+            },
+        )
+
+
+def _share(right: Tensor, of: Tensor) -> Tensor:
+    return torch.stack(((right & of).sum(), of.sum())).float()

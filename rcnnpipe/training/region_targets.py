@@ -1,0 +1,148 @@
+"""Which regions of an image a detector learns from, and what each should become.
+
+Girshick 2015, section 2.3. Vocabulary: P proposals, G objects, S sampled regions, K classes.
+Labels: 0 background, 1..K the classes, -1 ignore.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcnnpipe import boxes as box_ops
+from rcnnpipe.systems.rcnn import Sampling
+
+_IGNORED_SHARE = 0.5  # of a region's area in an object to ignore: it is no background then
+
+
+class Truth(NamedTuple):
+    """The objects of an image.
+
+    Attributes:
+        boxes: (G, 4) float32, in the coordinates of the proposals.
+        labels: (G,) int64 in 1..K, or -1 for one to ignore (a crowd).
+    """
+
+    boxes: Tensor
+    labels: Tensor
+
+
+class Sample(NamedTuple):
+    """Regions to learn from, objects first.
+
+    Attributes:
+        boxes: (S, 4).
+        labels: (S,) int64, 0 or 1..K.
+        deltas: (S, 4) that move each onto its object, not normalised; 0 for the background.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    deltas: Tensor
+
+
+class Labelled(NamedTuple):
+    """Regions with what they are.
+
+    Attributes:
+        labels: (P,) int64: 1..K, 0, or -1 where a region is neither.
+        objects: (P,) int64, the object each overlaps most; meaningless where there is none.
+    """
+
+    labels: Tensor
+    objects: Tensor
+
+
+def label_regions(boxes: Tensor, truth: Truth, sampling: Sampling) -> Labelled:
+    """Compare regions (P, 4) with the objects of their image; ties go to the first object."""
+    counted, ignored = truth.boxes[truth.labels > 0], truth.boxes[truth.labels < 0]
+    if len(counted):
+        overlap, objects = box_ops.iou(boxes, counted).max(dim=1)
+    else:
+        overlap, objects = boxes.new_zeros(len(boxes)), boxes.new_zeros(len(boxes)).long()
+    background = overlap < sampling.background_overlap
+    background &= overlap >= sampling.background_from
+    if len(ignored):
+        background &= _largest_share_inside(boxes, ignored) <= _IGNORED_SHARE
+    labels = torch.where(background, 0, -1)
+    if len(counted):
+        foreground = overlap >= sampling.foreground_overlap
+        labels = torch.where(foreground, truth.labels[truth.labels > 0][objects], labels)
+    return Labelled(labels, objects)
+
+
+def _largest_share_inside(boxes: Tensor, others: Tensor) -> Tensor:
+    """For each region (P,), the largest share of its area in one of the others."""
+    low = torch.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    inside = (high - low).clamp(min=0).prod(dim=2)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=1e-9)
+    return inside.max(dim=1).values / areas
+
+
+def sample_regions(
+    proposals: Tensor, truth: Truth, sampling: Sampling, images: int, random: np.random.Generator
+) -> Sample:
+    """Draw the regions that an image adds to a batch.
+
+    At most ``sampling.foreground / images`` objects, the rest background, both without replacement;
+    what is short is not filled up (the authors' ``minibatch.py``). The objects themselves are
+    among the proposals.
+
+    Args:
+        proposals: (P, 4).
+        truth: of the image.
+        sampling: of the whole batch.
+        images: of a batch.
+        random: makes the draw.
+    """
+    counted = truth.boxes[truth.labels > 0]
+    boxes = torch.cat((counted, proposals))
+    labels, objects = label_regions(boxes, truth, sampling)
+    host = labels.cpu().numpy()
+    total = sampling.batch_size // images
+    foreground = _draw(np.flatnonzero(host > 0), round(sampling.foreground / images), random)
+    background = _draw(np.flatnonzero(host == 0), total - len(foreground), random)
+    rows = torch.from_numpy(np.concatenate((foreground, background))).to(boxes.device)
+    boxes, labels = boxes[rows], labels[rows]
+    deltas = torch.zeros_like(boxes)
+    own = slice(0, len(foreground))
+    if len(foreground):
+        deltas[own] = box_ops.encode(boxes[own], counted[objects[rows[own]]])
+    return Sample(boxes, labels, deltas)
+
+
+def _draw(rows: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
+    return rows if len(rows) <= most else random.choice(rows, most, replace=False)
+
+
+def delta_statistics(
+    images: Iterable[tuple[Tensor, Truth]], sampling: Sampling, classes: int
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (K + 1, 4) of the deltas of each class.
+
+    Over all regions of the data set that are objects, the annotated boxes among them (the
+    authors' ``roidb.py``). A class without any, and the background, have mean 0 and deviation 1.
+
+    Args:
+        images: proposals (P, 4) and objects of each.
+        sampling: says which regions are objects.
+        classes: K + 1.
+    """
+    counts = torch.zeros(classes, 1, dtype=torch.float64)
+    sums, squares = (torch.zeros(classes, 4, dtype=torch.float64) for _ in range(2))
+    for proposals, truth in images:
+        counted = truth.boxes[truth.labels > 0]
+        boxes = torch.cat((counted, proposals))
+        labels, objects = label_regions(boxes, truth, sampling)
+        rows = (labels > 0).nonzero().flatten()
+        deltas = box_ops.encode(boxes[rows], counted[objects[rows]]).double()
+        counts.index_add_(0, labels[rows], torch.ones(len(rows), 1, dtype=torch.float64))
+        sums.index_add_(0, labels[rows], deltas)
+        squares.index_add_(0, labels[rows], deltas.square())
+    means = sums / counts.clamp(min=1)
+    deviations = (squares / counts.clamp(min=1) - means.square()).clamp(min=0).sqrt()
+    known = (counts > 0) & (deviations > 1e-6)
+    return means.float(), torch.where(known, deviations, 1.0).float()
