@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from rcnnpipe.errors import ArtifactError
 from rcnnpipe.extraction.choice import extractor_for
 from rcnnpipe.extraction.regions import Regions, extract
 from rcnnpipe.linear.ridge import BoxRefiner
+from rcnnpipe.models.detector import Detector
 from rcnnpipe.models.folding import fold_batch_norm
 from rcnnpipe.models.weights import read_model_of_regions
 from rcnnpipe.proposals.selection import proposals_for, proposals_on_the_spot
@@ -93,8 +95,14 @@ def open_source(
     inputs["model"] = model
     parts = _Parts(options, origin, model, device, inputs)
     parts.check_layers(origin, network.layer_sizes)
-    extractor = extractor_for(network, parts.layers, device, options, stored=False)
-    if options["proposals"] is None:
+    own = isinstance(network, Detector) and network.rpn is not None
+    find = own and options["proposals"] is None
+    extractor = extractor_for(network, parts.layers, device, options, stored=False, find=find)
+    boxes_of: Callable[[int], Any]
+    if find:
+        _require_whole(origin, model)
+        boxes_of = lambda number: np.empty((0, 4), np.float32)  # noqa: E731
+    elif options["proposals"] is None:
         boxes_of = proposals_on_the_spot(dataset, options["seed"], options["max_proposals"])
     else:
         stored = proposals_for(options["proposals"], dataset, options["max_proposals"], inputs)
@@ -104,7 +112,7 @@ def open_source(
         todo = (Regions(dataset.records[i], boxes_of(i)) for i in images)
         for regions, found in extract(extractor, todo, workers):
             features = {x: torch.from_numpy(found[x]).to(device) for x in parts.layers}
-            yield torch.from_numpy(regions.boxes), features
+            yield torch.from_numpy(found.get("boxes", regions.boxes)), features
 
     yield parts.source(computed)
 
@@ -178,6 +186,15 @@ class _Parts:
     def source(self, regions: Callable[[Sequence[int]], Iterable[Pair]]) -> Source:
         """All of it."""
         return Source(self.classes, self.inputs, self.scorer, self.refiner, regions)
+
+
+def _require_whole(path: Path, header: Header) -> None:
+    """Refuse to detect with a network that has only learnt to propose."""
+    if header.settings.get("system") == "rpn":
+        raise ArtifactError(
+            f"{path} has learnt to propose regions alone; give it to rcnnpipe propose --method rpn,"
+            " and train a detector on its proposals by finetune --system fast"
+        )
 
 
 def _require_finite(path: Path, image_id: str, features: Mapping[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ import click
 
 from rcnnpipe.errors import SettingError
 from rcnnpipe.options import refuse_given
-from rcnnpipe.systems import fast, rcnn, sppnet
+from rcnnpipe.systems import fast, faster, fpn, rcnn, sppnet
 from rcnnpipe.systems.rcnn import Sampling, Solver
 
 # What each system's options are where none are given.
@@ -15,19 +15,39 @@ SYSTEMS = {
     "rcnn": (rcnn.SAMPLING, rcnn.SOLVER),
     "sppnet": (sppnet.SAMPLING, sppnet.SOLVER),
     "fast": (fast.SAMPLING, fast.SOLVER),
+    "rpn": (faster.SAMPLING, faster.RPN_SOLVER),
+    "faster": (faster.SAMPLING, faster.SOLVER),
+    "fpn": (fpn.SAMPLING, fpn.SOLVER),
 }
+# Images of a batch, where batches are of images.
+IMAGES = {
+    "fast": fast.IMAGES,
+    "rpn": faster.RPN_IMAGES,
+    "faster": faster.IMAGES,
+    "fpn": fpn.IMAGES,
+}
+_REGIONS = ("batch_size", "foreground", "foreground_overlap", "background_overlap")
+_DETECTORS = ("fast", "rpn", "faster", "fpn")
+_WITH_RPN = ("rpn", "faster", "fpn")
 # Options that have a meaning in some systems alone.
 _OF = {
-    **dict.fromkeys(("data", "split", "proposals", "network"), ("rcnn", "fast")),
-    **dict.fromkeys(("difficult", "crowd", "image_cache"), ("rcnn", "fast")),
+    **dict.fromkeys(("data", "split", "network"), ("rcnn", *_DETECTORS)),
+    **dict.fromkeys(("difficult", "crowd", "image_cache"), ("rcnn", *_DETECTORS)),
+    **dict.fromkeys(("proposals",), ("rcnn", "fast")),
     **dict.fromkeys(("crop", "padding"), ("rcnn",)),
     **dict.fromkeys(("features", "memory"), ("sppnet",)),
-    **dict.fromkeys(("images", "scales", "longest", "pooling", "box_weight"), ("fast",)),
+    **dict.fromkeys(("images", "scales", "longest", "pooling", "new_outputs"), _DETECTORS),
+    **dict.fromkeys(("box_weight",), ("fast", "faster", "fpn")),
+    **dict.fromkeys((*_REGIONS, "background_from"), ("rcnn", "sppnet", "fast", "faster", "fpn")),
+    **dict.fromkeys(("anchor_sizes", "straddle"), _WITH_RPN),
+    **dict.fromkeys(("pre_nms", "post_nms"), ("faster", "fpn")),
+    **dict.fromkeys(("lateral", "top_down", "finest_only"), ("fpn",)),
 }
 _NEEDED = {
     "rcnn": ("data", "proposals"),
     "sppnet": ("features",),
     "fast": ("data", "proposals"),
+    **dict.fromkeys(_WITH_RPN, ("data",)),
 }
 _MADE_BY = {
     "data": "name the data set",
@@ -85,6 +105,8 @@ def complete_options(ctx: click.Context, options: dict[str, Any]) -> None:
         if options[name] is None:
             rule = sampling if hasattr(sampling, field) else solver
             options[name] = ctx.params[name] = getattr(rule, field)
+    if options["images"] is None:
+        options["images"] = ctx.params["images"] = IMAGES.get(system)
     if system == "sppnet" and options["mirror"]:
         raise SettingError(
             "--mirror has no meaning with --system sppnet, whose images are not at hand; give it "

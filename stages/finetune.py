@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from rcnnpipe.options import (
+    NumberList,
     StageCommand,
     curves_option,
     device_option,
@@ -20,13 +21,13 @@ from rcnnpipe.options import (
     workers_option,
 )
 from rcnnpipe.system_options import (
+    IMAGES,
     SYSTEMS,
     complete_options,
     rules_of,
     system_option,
     without_meaning,
 )
-from rcnnpipe.systems import fast
 from rcnnpipe.systems.rcnn import CROPS
 
 VERSION = 1
@@ -68,27 +69,69 @@ _UNRECORDED = ("init", "network", "padding", "device", "checkpoint_every", "imag
     help="Context in window pixels; by default the network's own, 16 of 227.",
     show_default=False,
 )
-@click.option("--images", type=_positive, default=fast.IMAGES, help="fast: images of a batch.")
+@click.option(
+    "--images",
+    type=_positive,
+    help="Images of a batch, of systems that look at whole images.",
+    show_default=", ".join(f"{count} {name}" for name, count in IMAGES.items()),
+)
 @scales_option
 @click.option(
     "--longest",
     type=_positive,
-    help="fast: most pixels of the longer side; by default 5/3 of the largest scale.",
+    help="Most pixels of an image's longer side; by default 5/3 of the largest scale.",
     show_default=False,
 )
 @click.option(
     "--pooling",
     type=click.Choice(["pool", "align"]),
     default="pool",
-    help="fast: RoIPool, which rounds to cells, or RoIAlign.",
+    help="Of regions from maps: RoIPool, which rounds to cells, or RoIAlign.",
 )
 @click.option(
     "--box-weight",
     type=_not_negative,
     default=1.0,
-    help="fast: weight of box regression in the loss; 0 trains the classification alone.",
+    help="Of a detector's box regression in the loss; 0 trains the classification alone.",
 )
-@click.option("--train-from", metavar="LAYER", help="Lower layers keep their weights.")
+@click.option(
+    "--new-outputs",
+    is_flag=True,
+    help="Start a detector of --init with new outputs of regions.",
+)
+@click.option(
+    "--anchor-sizes",
+    type=NumberList(),
+    help="Sides of the RPN's anchors in pixels of the resized image; fpn: one for each map.",
+    show_default="the paper's",
+)
+@click.option(
+    "--pre-nms",
+    type=_positive,
+    help="Best boxes of the RPN, of each map, that are suppressed in training.",
+    show_default="12000 faster, 2000 fpn",
+)
+@click.option(
+    "--post-nms",
+    type=_positive,
+    help="Best boxes after it: the proposals of an image in training.",
+    show_default="2000 faster, 1000 fpn",
+)
+@click.option(
+    "--straddle",
+    type=click.Choice(["drop", "keep"]),
+    help="Anchors over the border: not learnt from, or like others.",
+    show_default="drop faster and rpn, keep fpn",
+)
+@click.option("--lateral/--no-lateral", default=True, help="fpn: its lateral connections.")
+@click.option("--top-down/--no-top-down", default=True, help="fpn: its way from coarse to fine.")
+@click.option("--finest-only", is_flag=True, help="fpn: its finest map alone.")
+@click.option(
+    "--train-from",
+    metavar="LAYER",
+    help="Lower layers keep their weights; outputs: the whole network keeps them.",
+    show_default="all; of detectors as in the papers",
+)
 @system_option("--iterations", _count, "0: no fine-tuning.")
 @system_option("--batch-size", _positive, "Windows at once.")
 @system_option("--foreground", _count, "Windows of objects in a batch.")
@@ -103,7 +146,7 @@ _UNRECORDED = ("init", "network", "padding", "device", "checkpoint_every", "imag
     "--mirror/--no-mirror",
     default=None,
     help="Mirror half of the windows; sppnet: see --mirror of extract-features.",
-    show_default="mirror rcnn",
+    show_default="mirror, but for sppnet",
 )
 @click.option("--difficult", type=_flags, default="keep", help="Objects marked difficult.")
 @click.option("--crowd", type=_flags, default="ignore", help="Objects marked as a crowd.")
@@ -138,9 +181,10 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     """Fine-tune a network on windows of DATA: its proposals and its annotated objects.
 
     --system sppnet learns from --features instead and touches no image: the convolutions stay as
-    they are, the fully connected layers of the model that made the features are trained. --system
-    fast learns from whole images, from whose map each proposal is pooled; what comes out is a
-    detector, which scores and moves regions itself.
+    they are, the fully connected layers of the model that made the features are trained. fast, rpn,
+    faster and fpn learn from whole images, from whose maps each region is pooled; what comes out is
+    a detector, which scores and moves regions itself. rpn trains the part that finds regions alone
+    (propose --method rpn), faster and fpn train all at once.
 
     A run that was stopped goes on from its last checkpoint and ends with the same bytes. Under
     torchrun every rank computes its share of each batch.
@@ -156,8 +200,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     work = {
         "rcnn": finetune_on_windows,
         "sppnet": finetune_on_rows,
-        "fast": finetune_on_images,
-    }[options["system"]]
+    }.get(options["system"], finetune_on_images)
     settings = stage_settings(ctx, (*_UNRECORDED, *without_meaning(options["system"])))
     with join_ranks(options["device"], options["precision"]) as ranks:
         done = work(Run(options, settings, VERSION, *rules_of(options), ranks))

@@ -11,8 +11,12 @@ import click
 from rcnnpipe.options import (
     StageCommand,
     data_argument,
+    device_option,
     out_option,
+    precision_option,
+    refuse_given,
     say,
+    scales_option,
     seed_option,
     split_option,
     stage_settings,
@@ -33,6 +37,7 @@ METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "selectivesearch": ((), ("pillow", "selectivesearch", "scikit-image")),
     "windows": (("overlap",), ()),
     "precomputed": (("boxes", "columns", "origin", "inclusive"), ()),
+    "rpn": (("scales", "precision", "device"), ("torch", "torchvision")),
 }
 
 
@@ -90,6 +95,14 @@ METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     default=False,
     help="Of precomputed: x2 and y2 are the last pixel inside, or lie one past it.",
 )
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="Of rpn: a detector with an RPN, from finetune --system rpn, faster or fpn.",
+)
+@scales_option
+@precision_option
+@device_option
 @seed_option
 @workers_option
 @out_option("The proposals file.")
@@ -114,8 +127,14 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     records = dataset.records
     others = {name for key, (names, _) in METHODS.items() if key != method for name in names}
     settings = stage_settings(ctx, leave_out=others)
-    precomputed = None
-    if method == "precomputed":
+    precomputed, rpn = None, None
+    inputs: dict[str, Any] = {"data": dataset}
+    if method == "rpn":
+        from rcnnpipe.extraction.rpn import open_rpn
+
+        rpn = open_rpn(options, inputs)
+        settings["device"] = rpn.device.type
+    elif method == "precomputed":
         precomputed = _open_boxes(options)
         precomputed.check(records)
         settings["boxes"] = precomputed.digest(records)
@@ -124,7 +143,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         stage="propose",
         version=VERSION,
         settings=settings,
-        inputs={"data": dataset},
+        inputs=inputs,
         classes=(),
         software=METHODS[method][1],
     )
@@ -132,6 +151,11 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
     def produce(numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
         todo = [records[number] for number in numbers]
+        if rpn is not None:
+            from rcnnpipe.extraction.rpn import propose_by
+
+            yield from propose_by(rpn, todo, options["workers"])
+            return
         limits: dict[str, Any] = {
             "max_boxes": options["max_boxes"],
             "min_size": options["min_size"],
@@ -165,6 +189,12 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 def _check_usage(ctx: click.Context, options: dict[str, Any]) -> None:
     if (options["boxes"] is not None) != (options["method"] == "precomputed"):
         raise click.UsageError("--method precomputed and --boxes FILE go together", ctx)
+    if (options["model"] is not None) != (options["method"] == "rpn"):
+        raise click.UsageError("--method rpn and --model FILE go together", ctx)
+    if options["method"] == "rpn":
+        refuse_given(ctx, ("resize_width",), "with --method rpn, which has --scales")
+    else:
+        refuse_given(ctx, ("scales", "precision", "device"), "without --method rpn")
     if options["resize_width"] is not None and options["method"] == "precomputed":
         raise click.UsageError("--resize-width has no meaning for precomputed boxes", ctx)
 

@@ -23,6 +23,7 @@ def extractor_for(
     options: Mapping[str, Any],
     *,
     stored: bool = True,
+    find: bool = False,
 ) -> Extractor:
     """The network's way of making features.
 
@@ -33,12 +34,14 @@ def extractor_for(
         options: of the stage: precision, batch_size; scales, None for the network's own,
             random_scales and seed, which only mean something where it has a pyramid.
         stored: whether features are for a file, float16; detectors can give float32.
+        find: whether a detector is to find its regions by its RPN.
 
     Raises:
         SettingError: a layer or an option that the network has no use for.
     """
     if isinstance(network, Detector):
-        return _of_detector(network, layers, device, options, stored)
+        found = _of_detector(network, layers, device, options)
+        return replace(found, stored=stored, proposals=network.parts.proposals if find else None)
     if network.head is None:
         for name in ("scales", "random_scales"):
             if options.get(name):
@@ -72,7 +75,6 @@ def _of_detector(
     layers: Sequence[str],
     device: torch.device,
     options: Mapping[str, Any],
-    stored: bool,
 ) -> DetectorExtractor:
     view = detector.parts.view
     if options.get("random_scales"):
@@ -80,6 +82,5 @@ def _of_detector(
     if options.get("scales"):
         view = view.at(options["scales"])
     return DetectorExtractor(
-        *(detector, layers, device, view, options["precision"], options["batch_size"]),
-        stored=stored,
+        *(detector, layers, device, view, options["precision"], options["batch_size"])
     )

@@ -11,14 +11,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rcnnpipe.boxes import clip
 from rcnnpipe.devices import is_lack_of_memory
 from rcnnpipe.errors import SettingError
 from rcnnpipe.extraction.regions import Regions, arithmetic, as_stored
 from rcnnpipe.models.detector import Detector
 from rcnnpipe.models.image_view import ImageView, resize, to_batch
 from rcnnpipe.models.projection import choose_scales
+from rcnnpipe.models.rpn import ProposalRules
+from rcnnpipe.systems.fast import window_factor
 
-_REFERENCE = 224  # lib/fast_rcnn/test.py: of several scales, the one nearest to this window
+_REFERENCE = 224  # lib/fast_rcnn/test.py: of several scales, the one nearest to this window; or
+# to one as many times smaller as the network's windows are, like the scales themselves
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class DetectorExtractor:
         precision: fp32, or bf16 and fp16 for mixed precision.
         batch_size: regions that run through the head at once.
         stored: give float16, as files have it; else float32.
+        proposals: find regions by the RPN first, by these rules, instead of taking those given.
     """
 
     detector: Detector
@@ -42,21 +47,28 @@ class DetectorExtractor:
     precision: str = "fp32"
     batch_size: int = 2000
     stored: bool = True
+    proposals: ProposalRules | None = None
 
     @torch.inference_mode()
     def __call__(self, image: npt.NDArray[np.uint8], todo: Regions) -> dict[str, Tensor]:
-        """Layer -> (R, D) on the device of the regions of an image (H, W, 3)."""
+        """Layer -> (R, D) on the device of the regions of an image (H, W, 3).
+
+        Where they are found here, also "boxes" (R, 4) and "scores" (R, 1) of the RPN, best first.
+        """
         pixels = torch.from_numpy(image).to(self.device, non_blocking=True).permute(2, 0, 1)
+        if self.proposals is not None:
+            return self._found(pixels, todo, self.proposals)
         boxes = torch.from_numpy(todo.boxes)
-        chosen = choose_scales(
-            boxes, min(image.shape[:2]), self.view.scales, _REFERENCE, "nearest-area"
-        )
+        size = (image.shape[0], image.shape[1])
+        scales = [self.view.scale_of(size, shorter) for shorter in self.view.scales]
+        reference = _REFERENCE * window_factor(self.detector.network.architecture.input_size)
+        sides = [scale * min(size) for scale in scales]
+        chosen = choose_scales(boxes, min(size), sides, reference, "nearest-area")
         found: dict[str, Tensor] = {}
-        for number, shorter in enumerate(self.view.scales):
+        for number, scale in enumerate(scales):
             rows = (chosen == number).nonzero().flatten()
             if len(rows) == 0:
                 continue
-            scale = self.view.scale_of((image.shape[0], image.shape[1]), shorter)
             maps = self._maps(pixels, scale, todo)
             for part in torch.split(rows, self.batch_size):
                 for layer, values in self._regions(maps, boxes[part], scale).items():
@@ -68,6 +80,23 @@ class DetectorExtractor:
             sizes = self.detector.layer_sizes
             found = {x: pixels.new_empty((0, sizes[x]), dtype=dtype) for x in self.layers}
         return {layer: found[layer] for layer in self.layers}
+
+    def _found(self, pixels: Tensor, todo: Regions, rules: ProposalRules) -> dict[str, Tensor]:
+        """Regions found on the maps that they are then pooled from, with their layers."""
+        original = (pixels.shape[1], pixels.shape[2])
+        scale = self.view.scale_of(original, self.view.scales[0])
+        maps = self._maps(pixels, scale, todo)
+        size = self.view.resized_size(original, scale)
+        with arithmetic(self.device, self.precision):
+            ((boxes, scores),) = self.detector.find_regions(maps, [size], [scale], rules).proposals
+        boxes = clip(boxes, original)
+        values = {"boxes": boxes, "scores": scores[:, None]}
+        parts = [
+            self._regions(maps, part, scale) for part in torch.split(boxes, self.batch_size or 1)
+        ]
+        for layer in self.layers:
+            values[layer] = torch.cat([part[layer] for part in parts])
+        return values
 
     def _maps(self, pixels: Tensor, scale: float, todo: Regions) -> list[Tensor]:
         size = self.view.resized_size((pixels.shape[1], pixels.shape[2]), scale)

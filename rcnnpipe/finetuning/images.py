@@ -1,7 +1,9 @@
-"""Fast R-CNN: from whole images and proposals to a detector. Girshick 2015, section 2.3."""
+"""Fast R-CNN, Faster R-CNN and FPN: from whole images to a detector.
+
+Girshick 2015, section 2.3; Ren et al. 2015, section 3; Lin et al. 2017, sections 4 and 5.
+"""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,17 +11,17 @@ import torch
 from rcnnpipe.datasets import open_dataset
 from rcnnpipe.datasets.policy import Policy
 from rcnnpipe.errors import DataError, SettingError
+from rcnnpipe.finetuning.arrangement import ARRANGEMENTS, detector_to_train
 from rcnnpipe.finetuning.run import Run
 from rcnnpipe.finetuning.windows import warn_of_other_data
-from rcnnpipe.models.backbones import Network
-from rcnnpipe.models.detector import Detector, Parts
+from rcnnpipe.models.detector import Detector
+from rcnnpipe.models.rpn import ProposalRules
+from rcnnpipe.models.rpn_targets import AnchorRules
 from rcnnpipe.progress import track
 from rcnnpipe.proposals.selection import proposals_for
-from rcnnpipe.systems import fast
-from rcnnpipe.training.detecting import DetectionLoss
-from rcnnpipe.training.finetuning import freeze_below, new_trainer
+from rcnnpipe.training.detecting import DetectionLoss, RpnTraining
+from rcnnpipe.training.finetuning import new_trainer
 from rcnnpipe.training.image_batches import ImageSource
-from rcnnpipe.training.initial import initial_network
 from rcnnpipe.training.region_targets import delta_statistics, label_regions
 from rcnnpipe.training.windows import check_sampling
 
@@ -31,9 +33,8 @@ def finetune_on_images(run: Run) -> int:
     dataset = open_dataset(options["data"], options["split"])
     inputs: dict[str, Any] = {"data": dataset}
     boxes = proposals_for(options["proposals"], dataset, 0, inputs)
-    detector, resolved = _detector(options, inputs, len(dataset.classes))
+    detector, resolved = detector_to_train(options, inputs, len(dataset.classes))
     header = run.header(inputs, dataset.classes, resolved)
-    warn_of_other_data(options, dataset, inputs)
     source = ImageSource(
         records=dataset.records,
         proposals=boxes,
@@ -48,24 +49,49 @@ def finetune_on_images(run: Run) -> int:
         workers=options["workers"],
         cache_bytes=options["image_cache"] * 2**20,
     )
-    source = _with_regions(run, source)
-    _normalise(run, detector, source)
+    rpn = None
+    if options["system"] == "fast":
+        warn_of_other_data(options, dataset, inputs)
+        source = _with_regions(run, source)
+        _normalise(run, detector, source)
+    else:
+        _require_objects(source)
+        detector.deltas_std.copy_(torch.tensor(ARRANGEMENTS[options["system"]].DELTA_STD))
+        rpn = _rpn_training(options, detector)
     loss = DetectionLoss(
-        *(detector, run.sampling, options["images"], fast.BETA, options["box_weight"]),
+        *(detector, run.sampling, options["images"], ARRANGEMENTS[options["system"]].BETA),
+        box_weight=options.get("box_weight") or 0.0,
+        rpn=rpn,
+        regions=options["system"] != "rpn",
         seed=options["seed"],
     )
     trainer = new_trainer(detector, run.solver, ranks, options["precision"], options["seed"])
     return run.train(header, detector, trainer, source, loss)
 
 
+def _rpn_training(options: Mapping[str, Any], detector: Detector) -> RpnTraining:
+    system = ARRANGEMENTS[options["system"]]
+    assert detector.parts.proposals is not None
+    rules = system.TRAINING | {"min_size": detector.parts.proposals.min_size}
+    for name, field in (("pre_nms", "before"), ("post_nms", "keep")):
+        if options[name] is not None:
+            rules[field] = options[name]
+    return RpnTraining(
+        AnchorRules(straddle=options["straddle"] or system.STRADDLE),
+        ProposalRules(**rules, **system.PER_LEVEL),
+    )
+
+
 def _check(run: Run) -> None:
     options, images = run.options, run.options["images"]
-    check_sampling(run.sampling, images)
     if images % (run.ranks.world * options["accumulate"]):
         raise SettingError(
             f"--images {images} cannot be shared by {run.ranks.world} ranks and "
             f"{options['accumulate']} parts; raise --images, or lower --accumulate"
         )
+    if options["system"] == "rpn":
+        return
+    check_sampling(run.sampling, images)
     if run.sampling.batch_size % images or run.sampling.foreground % images:
         raise SettingError(
             f"--batch-size {run.sampling.batch_size} and --foreground {run.sampling.foreground} "
@@ -73,32 +99,17 @@ def _check(run: Run) -> None:
         )
 
 
-def _detector(
-    options: Mapping[str, Any], inputs: dict[str, Any], classes: int
-) -> tuple[Detector, dict[str, Any]]:
-    """The detector to train, its source among the inputs; and settings with late defaults."""
-    network, random, resolved = initial_network(
-        options["network"], options["init"], options["seed"], inputs
+def _require_objects(source: ImageSource) -> None:
+    counts = [(source.truth_of(n).labels > 0).sum() for n in range(len(source.records))]
+    if not sum(map(int, counts)):
+        raise _nothing_to_learn(source)
+
+
+def _nothing_to_learn(source: ImageSource) -> DataError:
+    return DataError(
+        f"none of the {len(source.records)} images has an object to learn from; take a split with "
+        "annotations"
     )
-    parts = _parts(network, options)
-    train_from = options["train_from"] or fast.TRAIN_FROM[network.name]
-    if options["init"] != "none":
-        network.freeze_batch_norm()
-        freeze_below(network, train_from)
-    name = network.name
-    detector = Detector(network, parts, classes)
-    detector.initialise(random)
-    resolved |= {"network": name, "train-from": train_from, "parts": parts.settings()}
-    return detector, resolved
-
-
-def _parts(network: Network, options: Mapping[str, Any]) -> Parts:
-    view = fast.usual_view(network.architecture.input_size)
-    if options["scales"]:
-        view = view.at(options["scales"])
-    if options["longest"]:
-        view = replace(view, longest=options["longest"])
-    return fast.parts_of(network, view, options["pooling"])
 
 
 def _with_regions(run: Run, source: ImageSource) -> ImageSource:
@@ -113,10 +124,7 @@ def _with_regions(run: Run, source: ImageSource) -> ImageSource:
         if bool((labels >= 0).any()):
             kept.append(number)
     if not objects:
-        raise DataError(
-            f"none of the {len(source.records)} images has an object to learn from; take a split "
-            "with annotations"
-        )
+        raise _nothing_to_learn(source)
     return source.only(kept)
 
 

@@ -8,80 +8,39 @@ side, D features of a region.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rcnnpipe.devices import is_lack_of_memory
 from rcnnpipe.errors import SettingError
-from rcnnpipe.models.anchors import Anchors, build_anchors
 from rcnnpipe.models.backbones import Network, empty_network
-from rcnnpipe.models.fpn import FeaturePyramid, Neck, build_neck
-from rcnnpipe.models.image_view import ImageView, build_image_view
-from rcnnpipe.models.region_cut import Cut, build_cut, dropout_of, keep_layers, layers_of_regions
-from rcnnpipe.models.region_pooling import RegionPooling, build_region_pooling
-from rcnnpipe.models.rpn import RpnHead
+from rcnnpipe.models.fpn import FeaturePyramid
+from rcnnpipe.models.parts import Parts, build_parts
+from rcnnpipe.models.region_cut import dropout_of, keep_layers, layers_of_regions
+from rcnnpipe.models.rpn import ProposalRules, RpnHead, propose
 
 POOLED = "pool5"
 OUTPUTS = ("logits", "deltas")
 _HIDDEN = ("fc6", "fc7")
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a detector is put together from.
+class Found(NamedTuple):
+    """What an RPN says of N images.
 
     Attributes:
-        view: how images become network input.
-        pooling: how regions are pooled from the maps.
-        cut: where the network is cut, whose own layers behind the cut are the head; None with a
-            neck, which has a head of its own.
-        neck: a feature pyramid on several maps, or None.
-        hidden: outputs of the two layers of a neck's head.
-        anchors: of an RPN, or None where regions come from elsewhere.
-        rpn_channels: of the RPN's 3 x 3 convolution.
+        logits: (N, M) of the M anchors of all maps.
+        deltas: (N, M, 4).
+        anchors: (M, 4) in pixels of the resized images.
+        proposals: for each image boxes (P, 4) in its own pixels and scores (P,), best first.
     """
 
-    view: ImageView
-    pooling: RegionPooling
-    cut: Cut | None = None
-    neck: Neck | None = None
-    hidden: int = 1024  # Lin et al. 2017, section 4.2
-    anchors: Anchors | None = None
-    rpn_channels: int = 256
-
-    def __post_init__(self) -> None:
-        """There is one head."""
-        if (self.cut is None) == (self.neck is None):
-            raise SettingError("a detector has either a cut network or a neck")
-
-    def settings(self) -> dict[str, Any]:
-        """JSON for the model file."""
-        return {
-            "view": self.view.settings(),
-            "pooling": self.pooling.settings(),
-            "cut": self.cut.settings() if self.cut else None,
-            "neck": self.neck.settings() if self.neck else None,
-            "hidden": self.hidden,
-            "anchors": self.anchors.settings() if self.anchors else None,
-            "rpn_channels": self.rpn_channels,
-        }
-
-
-def build_parts(settings: Mapping[str, Any]) -> Parts:
-    """The inverse of :meth:`Parts.settings`."""
-    cut, neck, anchors = (settings[name] for name in ("cut", "neck", "anchors"))
-    return Parts(
-        view=build_image_view(settings["view"]),
-        pooling=build_region_pooling(settings["pooling"]),
-        cut=build_cut(cut) if cut else None,
-        neck=build_neck(neck) if neck else None,
-        hidden=settings["hidden"],
-        anchors=build_anchors(anchors) if anchors else None,
-        rpn_channels=settings["rpn_channels"],
-    )
+    logits: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    proposals: list[tuple[Tensor, Tensor]]
 
 
 class Detector(nn.Module):
@@ -107,6 +66,11 @@ class Detector(nn.Module):
             raise SettingError(
                 "weights that subtract a mean image are for windows; detectors look at images of "
                 "any size, so give weights with a mean for each channel"
+            )
+        if network.head is not None:
+            raise SettingError(
+                "a network with a pyramid pools its windows itself; detectors need weights without "
+                "one, from rcnnpipe pretrain without --pyramid"
             )
         self.parts, self.classes = parts, classes
         self.dropout = dropout_of(network) if parts.cut else nn.Identity()
@@ -183,10 +147,58 @@ class Detector(nn.Module):
         return int(found[cut.layer].shape[1])
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Maps [(N, C, H, W)], finest first, of images (N, 3, H, W) as network input."""
-        found = self.network(images, self.map_layers)
+        """Maps [(N, C, H, W)], finest first, of images (N, 3, H, W) as network input.
+
+        Raises:
+            SettingError: the images are too small to leave a cell.
+        """
+        try:
+            found = self.network(images, self.map_layers)
+        except RuntimeError as error:
+            if "size" not in str(error).lower() or is_lack_of_memory(error):
+                raise
+            raise SettingError(
+                f"images scaled to {images.shape[3]} x {images.shape[2]} pixels are too small for "
+                f"{self.network.name}, whose map would have no cells; raise --scales"
+            ) from error
         maps = [found[layer] for layer in self.map_layers]
         return self.neck(maps) if self.neck is not None else maps
+
+    def find_regions(
+        self,
+        maps: Sequence[Tensor],
+        image_sizes: Sequence[tuple[int, int]],
+        scales: Sequence[float],
+        rules: ProposalRules | None = None,
+    ) -> "Found":
+        """What the RPN makes of the maps.
+
+        Args:
+            maps: of :meth:`maps`.
+            image_sizes: (height, width) of each resized image, without its padding.
+            scales: for each image, resized over original.
+            rules: which boxes become proposals; None makes none.
+
+        Returns:
+            logits, deltas and anchors of all maps together, and for each image proposals (P, 4) in
+            pixels of the original image with their scores (P,), best first.
+        """
+        assert self.rpn is not None
+        assert self.parts.anchors is not None
+        maps = maps[: len(self.parts.strides)]
+        logits, deltas = self.rpn(maps)
+        sizes = [(one.shape[2], one.shape[3]) for one in maps]
+        anchors = self.parts.anchors.boxes(sizes, self.parts.strides, maps[0].device)
+        proposals = propose(logits, deltas, anchors, image_sizes, scales, rules) if rules else []
+        return Found(
+            torch.cat(logits, dim=1).float(),
+            torch.cat(deltas, dim=1).float(),
+            torch.cat(anchors),
+            [
+                (boxes / scale, scores)
+                for (boxes, scores), scale in zip(proposals, scales, strict=False)
+            ],
+        )
 
     def pool(
         self, maps: Sequence[Tensor], boxes: Sequence[Tensor], scales: Sequence[float]

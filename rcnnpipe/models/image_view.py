@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from rcnnpipe.devices import is_lack_of_memory
 from rcnnpipe.errors import SettingError
 
 ROUNDINGS = ("round", "floor")
@@ -89,10 +90,21 @@ def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
     Half-pixel centres, as OpenCV and torchvision; corners of the image stay corners, so that x
     becomes x * width / W, which differs from x * scale by the rounding of the size.
+
+    Raises:
+        SettingError: the result does not fit into the memory.
     """
     if tuple(pixels.shape[1:]) == size:
         return pixels
-    return interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
+    try:
+        return interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
+    except (RuntimeError, MemoryError, TypeError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        raise SettingError(
+            f"an image scaled to {size[1]} x {size[0]} pixels does not fit into the memory; lower "
+            "--scales"
+        ) from error
 
 
 def to_batch(images: Sequence[Tensor], multiple: int = 1) -> Tensor:

@@ -102,7 +102,7 @@ def scaled(boxes: Tensor, min_side: int, scale: float | Tensor) -> Tensor:
 
 
 def choose_scales(
-    boxes: Tensor, min_side: int, scales: Sequence[int], reference: float, rule: str
+    boxes: Tensor, min_side: int, scales: Sequence[float], reference: float, rule: str
 ) -> Tensor:
     """Which of some scales brings each region nearest to a reference size; the first of equals.
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from rcnnpipe.errors import SettingError
@@ -78,7 +79,9 @@ def layers_of_regions(network: Network, cut: Cut) -> tuple[str, ...]:
 
 def dropout_of(network: Network) -> nn.Module:
     """What the network does to its last layer before it classifies it: dropout, or nothing."""
-    parts = [network.get_submodule(path) for path in network.architecture.layers["logits"].modules]
+    with torch.device("meta"):
+        whole = network.architecture.build(1)  # of a detector's network this part is gone
+    parts = [whole.get_submodule(path) for path in network.architecture.layers["logits"].modules]
     dropouts = [part for part in parts if isinstance(part, nn.Dropout)]
     return dropouts[0] if dropouts else nn.Identity()
 

@@ -11,8 +11,8 @@ from rcnnpipe.systems.rcnn import Sampling, Solver
 
 if TYPE_CHECKING:
     from rcnnpipe.models.backbones import Network
-    from rcnnpipe.models.detector import Parts
     from rcnnpipe.models.image_view import ImageView
+    from rcnnpipe.models.parts import Parts
 
 # Section 2.3: 2 images, 64 regions of each, a quarter objects; background overlaps one by .1 to .5.
 SAMPLING = Sampling(batch_size=128, foreground=32, background_from=0.1)
@@ -45,11 +45,16 @@ TRAIN_FROM = {
 }
 
 
+def window_factor(window: int) -> float:
+    """How a network's windows compare to the papers' 224 and 227, which are one size here."""
+    return window / 224 if window < 200 else 1.0
+
+
 def usual_view(window: int) -> "ImageView":
     """600 and at most 1000 pixels, or as many more or less as the network's windows have."""
     from rcnnpipe.models.image_view import ImageView
 
-    factor = window / 224 if window < 200 else 1.0  # 224 and 227 are one size to the authors
+    factor = window_factor(window)
     return ImageView(tuple(round(s * factor) for s in SCALES), round(LONGEST * factor))
 
 
@@ -61,7 +66,7 @@ def parts_of(network: "Network", view: "ImageView | None" = None, pooling: str =
         view: None takes the paper's.
         pooling: "pool" as in the paper, or "align".
     """
-    from rcnnpipe.models.detector import Parts
+    from rcnnpipe.models.parts import Parts
     from rcnnpipe.models.projection import geometry_of
     from rcnnpipe.models.region_cut import usual_cut
     from rcnnpipe.models.region_pooling import RegionPooling

@@ -12,11 +12,28 @@ from torch.nn.functional import cross_entropy
 
 from rcnnpipe.models.detector import Detector
 from rcnnpipe.models.losses import smooth_l1
+from rcnnpipe.models.rpn import ProposalRules
+from rcnnpipe.models.rpn_targets import AnchorRules, label_anchors, rpn_loss, sample_anchors
 from rcnnpipe.randomness import generator
 from rcnnpipe.systems.rcnn import Sampling
 from rcnnpipe.training.image_batches import Example, Piece
 from rcnnpipe.training.loop import Part
 from rcnnpipe.training.region_targets import Sample, Truth, sample_regions
+
+
+@dataclass(frozen=True)
+class RpnTraining:
+    """How a detector's RPN learns.
+
+    Attributes:
+        anchors: which anchors it learns from.
+        proposals: which of its boxes are regions of the same batch.
+        weight: of its loss; 0 leaves it as it is.
+    """
+
+    anchors: AnchorRules
+    proposals: ProposalRules
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,8 @@ class DetectionLoss:
         images: of a batch.
         beta: where the smooth L1 loss becomes linear: 1 in Fast R-CNN.
         box_weight: of the regression; 0 trains the classification alone.
+        rpn: how an RPN learns; None where regions come from elsewhere.
+        regions: whether regions are learnt from; not in the steps that train the RPN alone.
         seed: of the draws.
     """
 
@@ -41,14 +60,50 @@ class DetectionLoss:
     images: int
     beta: float = 1.0
     box_weight: float = 1.0
+    rpn: RpnTraining | None = None
+    regions: bool = True
     seed: int = 0
 
     def __call__(self, piece: Piece, /) -> Part:
         """The piece's part of the loss, and shares of regions told rightly."""
         images, examples = piece
         maps = self.detector.maps(images)
-        samples = [self._sample(example, example.proposals, images.device) for example in examples]
-        return self._of_regions(maps, examples, samples)
+        parts, proposals = [], [example.proposals.to(images.device) for example in examples]
+        if self.rpn is not None:
+            part, proposals = self._of_rpn(self.rpn, maps, examples)
+            parts.append(part)
+        if self.regions:
+            pairs = zip(examples, proposals, strict=True)
+            samples = [self._sample(example, boxes, images.device) for example, boxes in pairs]
+            parts.append(self._of_regions(maps, examples, samples))
+        shares = {name: share for part in parts for name, share in part.shares.items()}
+        return Part(torch.stack([part.loss for part in parts]).sum(), shares)
+
+    def _of_rpn(
+        self, rpn: RpnTraining, maps: list[Tensor], examples: list[Example]
+    ) -> tuple[Part, list[Tensor]]:
+        """The RPN's loss, averaged over images, and its proposals (P, 4) of each image."""
+        view, device = self.detector.parts.view, maps[0].device
+        sizes = [view.resized_size(example.size, example.scale) for example in examples]
+        scales = [example.scale for example in examples]
+        rules = rpn.proposals if self.regions else None
+        found = self.detector.find_regions(maps, sizes, scales, rules)
+        losses = []
+        for number, (example, size) in enumerate(zip(examples, sizes, strict=True)):
+            boxes, labels = example.truth.boxes.to(device) * example.scale, example.truth.labels
+            truth, crowds = boxes[labels.to(device) > 0], boxes[labels.to(device) < 0]
+            random = generator(self.seed, "anchors", *example.key)
+            anchors, matched = label_anchors(found.anchors, truth, crowds, size, rpn.anchors)
+            drawn = sample_anchors(anchors, rpn.anchors, random)
+            outputs = (found.logits[number], found.deltas[number], found.anchors)
+            losses.append(torch.stack(rpn_loss(*outputs, truth, matched, *drawn, rpn.anchors)))
+        objectness, box = torch.stack(losses).sum(dim=0) / self.images
+        one = torch.tensor(len(examples) / self.images, device=device)
+        shares = {
+            "objectness-loss": torch.stack((objectness.detach(), one)),
+            "rpn-box-loss": torch.stack((box.detach(), one)),
+        }
+        return Part(rpn.weight * (objectness + box), shares), [b for b, _ in found.proposals]
 
     def _sample(self, example: Example, proposals: Tensor, device: torch.device) -> Sample:
         truth = Truth(*(part.to(device) for part in example.truth))

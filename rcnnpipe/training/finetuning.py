@@ -182,9 +182,11 @@ def freeze_below(network: Network, layer: str | None) -> None:
             f"{network.name} has no layer '{layer}' to train from; its layers are "
             f"{', '.join(network.layer_names)}"
         )
+    there = dict(network.named_modules())  # of a detector's network parts are gone
     for name in network.layer_names[: network.layer_names.index(layer)]:
         for module in network.architecture.layers[name].modules:
-            network.get_submodule(module).requires_grad_(False)
+            if module in there:
+                there[module].requires_grad_(False)
 
 
 def parameter_groups(

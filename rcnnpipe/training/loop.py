@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from rcnnpipe.devices import is_lack_of_memory
 from rcnnpipe.errors import DataError, SettingError
 from rcnnpipe.randomness import generator
 from rcnnpipe.training.checkpoints import load_checkpoint, save_checkpoint
@@ -260,7 +261,9 @@ def train(
 def _step(trainer: Trainer, batch: Batch[Piece], loss_function: LossFunction[Piece]) -> Tensor:
     try:
         return trainer.step(batch.pieces, loss_function)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_lack_of_memory(error):
+            raise
         raise SettingError(
             f"the memory of {trainer.ranks.device} does not suffice for a batch of this size; "
             "raise --accumulate, which computes it in that many parts, or lower --batch-size"

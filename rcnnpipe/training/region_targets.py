@@ -73,6 +73,19 @@ def label_regions(boxes: Tensor, truth: Truth, sampling: Sampling) -> Labelled:
     return Labelled(labels, objects)
 
 
+def _candidates(
+    proposals: Tensor, truth: Truth, sampling: Sampling
+) -> tuple[Tensor, Labelled, Tensor]:
+    """The objects and then the proposals (P, 4), what they are, and the objects (G, 4) counted."""
+    counted = truth.labels > 0
+    own = truth.boxes[counted]
+    boxes = torch.cat((own, proposals))
+    found = label_regions(boxes, truth, sampling)
+    # Of two objects in the same place each is itself, whichever the overlaps prefer.
+    found.labels[: len(own)] = truth.labels[counted]
+    return boxes, found, own
+
+
 def _largest_share_inside(boxes: Tensor, others: Tensor) -> Tensor:
     """For each region (P,), the largest share of its area in one of the others."""
     low = torch.maximum(boxes[:, None, :2], others[None, :, :2])
@@ -98,9 +111,7 @@ def sample_regions(
         images: of a batch.
         random: makes the draw.
     """
-    counted = truth.boxes[truth.labels > 0]
-    boxes = torch.cat((counted, proposals))
-    labels, objects = label_regions(boxes, truth, sampling)
+    boxes, (labels, objects), counted = _candidates(proposals, truth, sampling)
     host = labels.cpu().numpy()
     total = sampling.batch_size // images
     foreground = _draw(np.flatnonzero(host > 0), round(sampling.foreground / images), random)
@@ -134,9 +145,7 @@ def delta_statistics(
     counts = torch.zeros(classes, 1, dtype=torch.float64)
     sums, squares = (torch.zeros(classes, 4, dtype=torch.float64) for _ in range(2))
     for proposals, truth in images:
-        counted = truth.boxes[truth.labels > 0]
-        boxes = torch.cat((counted, proposals))
-        labels, objects = label_regions(boxes, truth, sampling)
+        boxes, (labels, objects), counted = _candidates(proposals, truth, sampling)
         rows = (labels > 0).nonzero().flatten()
         deltas = box_ops.encode(boxes[rows], counted[objects[rows]]).double()
         counts.index_add_(0, labels[rows], torch.ones(len(rows), 1, dtype=torch.float64))

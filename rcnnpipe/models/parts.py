@@ -1,0 +1,83 @@
+"""What a detector is put together from, as data."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rcnnpipe.errors import SettingError
+from rcnnpipe.models.anchors import Anchors, build_anchors
+from rcnnpipe.models.fpn import Neck, build_neck
+from rcnnpipe.models.image_view import ImageView, build_image_view
+from rcnnpipe.models.region_cut import Cut, build_cut
+from rcnnpipe.models.region_pooling import RegionPooling, build_region_pooling
+from rcnnpipe.models.rpn import ProposalRules
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a detector is put together from.
+
+    Attributes:
+        view: how images become network input.
+        pooling: how regions are pooled from the maps.
+        cut: where the network is cut, whose own layers behind the cut are the head; None with a
+            neck, which has a head of its own.
+        neck: a feature pyramid on several maps, or None.
+        hidden: outputs of the two layers of a neck's head.
+        anchors: of an RPN, or None where regions come from elsewhere.
+        rpn_channels: of the RPN's 3 x 3 convolution.
+        proposals: which of the RPN's boxes are regions once it is trained.
+    """
+
+    view: ImageView
+    pooling: RegionPooling
+    cut: Cut | None = None
+    neck: Neck | None = None
+    hidden: int = 1024  # Lin et al. 2017, section 4.2
+    anchors: Anchors | None = None
+    rpn_channels: int = 256
+    proposals: ProposalRules | None = None
+
+    def __post_init__(self) -> None:
+        """There is one head, and an RPN is whole."""
+        if (self.cut is None) == (self.neck is None):
+            raise SettingError("a detector has either a cut network or a neck")
+        if (self.anchors is None) != (self.proposals is None):
+            raise SettingError("an RPN has both anchors and rules for its proposals")
+
+    @property
+    def strides(self) -> list[tuple[int, int]]:
+        """Of every map that the RPN looks at, down and across; an extra map is coarser by two."""
+        strides = list(self.pooling.strides)
+        if self.neck and self.neck.extra and not self.neck.finest_only:
+            strides.append(2 * strides[-1])
+        return [(stride, stride) for stride in strides]
+
+    def settings(self) -> dict[str, Any]:
+        """JSON for the model file."""
+        return {
+            "view": self.view.settings(),
+            "pooling": self.pooling.settings(),
+            "cut": self.cut.settings() if self.cut else None,
+            "neck": self.neck.settings() if self.neck else None,
+            "hidden": self.hidden,
+            "anchors": self.anchors.settings() if self.anchors else None,
+            "rpn_channels": self.rpn_channels,
+            "proposals": asdict(self.proposals) if self.proposals else None,
+        }
+
+
+def build_parts(settings: Mapping[str, Any]) -> Parts:
+    """The inverse of :meth:`Parts.settings`."""
+    cut, neck, anchors = (settings[name] for name in ("cut", "neck", "anchors"))
+    proposals = settings["proposals"]
+    return Parts(
+        view=build_image_view(settings["view"]),
+        pooling=build_region_pooling(settings["pooling"]),
+        cut=build_cut(cut) if cut else None,
+        neck=build_neck(neck) if neck else None,
+        hidden=settings["hidden"],
+        anchors=build_anchors(anchors) if anchors else None,
+        rpn_channels=settings["rpn_channels"],
+        proposals=ProposalRules(**proposals) if proposals else None,
+    )
