@@ -35,6 +35,21 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack((x1, y1, x2, y2), dim=1)
 
 
+def cut(
+    boxes: Tensor, size: tuple[int, int], smallest: tuple[float, float] = (0, 0)
+) -> tuple[Tensor, Tensor]:
+    """Boxes (N, 4) cut at an image of ``size`` (height, width), and which of them (N,) are left.
+
+    Those are left that have an area and sides of at least ``smallest``, across and down. Detectron
+    and torchvision drop the others, where the authors keep a pixel (:func:`clip`).
+    """
+    height, width = size
+    x1, x2 = boxes[:, 0].clamp(0, width), boxes[:, 2].clamp(0, width)
+    y1, y2 = boxes[:, 1].clamp(0, height), boxes[:, 3].clamp(0, height)
+    left = (x2 - x1 >= smallest[0]) & (y2 - y1 >= smallest[1]) & (x2 > x1) & (y2 > y1)
+    return torch.stack((x1, y1, x2, y2), dim=1), left
+
+
 def _centres_and_sizes(boxes: Tensor, pixel: float) -> tuple[Tensor, Tensor]:
     sizes = boxes[:, 2:] - boxes[:, :2] - pixel  # (N, 2)
     # A box of one inclusive pixel has no extent by the authors' x2 - x1; they add a tiny amount.

@@ -1,6 +1,7 @@
 """The command group. It finds a stage by its name and imports none until one is run."""
 
 import importlib
+import keyword
 from typing import Any
 
 import click
@@ -18,6 +19,7 @@ STAGES = {
     "train-svm": "Linear SVMs on cached features, with hard-negative mining.",
     "train-bbox-reg": "Ridge regression from features to better boxes.",
     "compress": "Truncated SVD of fully connected layers; what it costs and saves.",
+    "import": "A detector of torchvision's as a model file.",
     "detect": "Score, refine and suppress regions: detections.",
     "evaluate": "Average precision of detections, recall of proposals.",
     "compare": "One table of what several systems reached.",
@@ -25,6 +27,12 @@ STAGES = {
     "show": "Draw ground truth, proposals, detections and mistakes on images.",
     "export": "Write detections or models in the formats of other tools.",
 }
+
+
+def module_name(stage: str) -> str:
+    """The file of a stage, by its name: Python's own words take an underscore behind them."""
+    name = stage.replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 class StageGroup(click.Group):
@@ -38,7 +46,7 @@ class StageGroup(click.Group):
         """Import the one stage that was asked for."""
         if cmd_name not in STAGES:
             return None
-        module = importlib.import_module(f"rcnnpipe.stages.{cmd_name.replace('-', '_')}")
+        module = importlib.import_module(f"rcnnpipe.stages.{module_name(cmd_name)}")
         command: click.Command = module.command
         return command
 

@@ -15,6 +15,7 @@ _FORMATS = {
     "coco": ("detections", "a .json file"),
     "voc": ("detections", "a folder"),
     "safetensors": ("model", "a .safetensors file"),
+    "torchvision": ("model", "a .safetensors file"),
     "npz": ("proposals", "a .npz file"),
     "json": ("proposals", "a .json file"),
 }
@@ -25,6 +26,7 @@ _HELP = """Write an artifact in a format of other tools.
 detections  coco         COCO result json; needs --data for its category ids
             voc          comp4_det_SPLIT_CLASS.txt in the folder --out; needs --split
 model       safetensors  tensors, with the architecture in the metadata
+            torchvision  the same of a detector, by the names of its fasterrcnn_resnet50_fpn
 proposals   npz, json    boxes x1 y1 x2 y2 and scores for every image id
 """
 
@@ -57,7 +59,11 @@ def command(
     elif kind == "model":
         from rcnnpipe.artifacts.model import read_model
 
-        what = f"{weight_files.write_safetensors(out, read_model(file))} tensors"
+        writes = {
+            "safetensors": weight_files.write_safetensors,
+            "torchvision": weight_files.write_torchvision,
+        }
+        what = f"{writes[format_](out, read_model(file))} tensors"
     else:
         from rcnnpipe.artifacts.proposals import read_proposals
 

@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from rcnnpipe.cli import STAGES, main
+from rcnnpipe.cli import STAGES, main, module_name
 from rcnnpipe.errors import DataError
 from rcnnpipe.options import CommaList, StageCommand, stage_settings
 
@@ -29,7 +29,7 @@ def test_help_lists_all_stages_and_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("name", list(STAGES))
 def test_each_stage_explains_itself_without_heavy_imports(name: str) -> None:
-    module = f"rcnnpipe.stages.{name.replace('-', '_')}"
+    module = f"rcnnpipe.stages.{module_name(name)}"
     code = (
         f"import sys, {module}; from rcnnpipe.cli import main; "
         "from click.testing import CliRunner; "
@@ -48,7 +48,7 @@ def test_each_stage_explains_itself_without_heavy_imports(name: str) -> None:
 def test_every_stage_file_is_listed_and_carries_a_version() -> None:
     folder = Path(__file__).parents[1] / "stages"
     files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    assert {name.replace("-", "_") for name in STAGES} == files
+    assert {module_name(name) for name in STAGES} == files
     for name in files:
         assert "\nVERSION = " in (folder / f"{name}.py").read_text(), name
 

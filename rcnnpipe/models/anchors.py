@@ -36,11 +36,15 @@ class Anchors:
             coarse where strides are small (48 x 24 for 32 at stride 4); "torchvision" for boxes of
             the exact area about the cell's upper left corner, rounded at last, which torchvision's
             weights need.
+        spread: cells of every map share the padded image evenly, as torchvision has it: their
+            stride is its side over their number, rounded down. It differs from the map's own where
+            a map of an odd side was halved: 61 pixels and not 64 for the 13 cells of 800.
     """
 
     sizes: tuple[tuple[float, ...], ...]
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     placement: str = "authors"
+    spread: bool = False
 
     def __post_init__(self) -> None:
         """There are as many anchors at every map, and none without area."""
@@ -57,6 +61,8 @@ class Anchors:
             )
         if self.placement not in PLACEMENTS:
             raise SettingError(f"'{self.placement}' is none of {', '.join(PLACEMENTS)}")
+        if self.spread and self.placement == "authors":
+            raise SettingError("anchors of the authors' placement have the strides of their maps")
 
     @property
     def per_cell(self) -> int:
@@ -128,7 +134,9 @@ class Anchors:
 def build_anchors(settings: Mapping[str, Any]) -> Anchors:
     """The inverse of :meth:`Anchors.settings`."""
     sizes = tuple(tuple(level) for level in settings["sizes"])
-    return Anchors(sizes, tuple(settings["ratios"]), settings["placement"])
+    return Anchors(
+        sizes, tuple(settings["ratios"]), settings["placement"], settings.get("spread", False)
+    )
 
 
 def _in_the_middle(sizes: Sequence[float], ratios: Sequence[float], stride: float) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from rcnnpipe.devices import is_lack_of_memory
 from rcnnpipe.errors import SettingError
 from rcnnpipe.models import compression
 from rcnnpipe.models.architectures import NETWORKS, Architecture
@@ -283,14 +284,16 @@ def build_network(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> Ne
     Raises:
         SettingError: settings or tensors are not those of a network of ours.
     """
-    values = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
-    mean_image = values.pop(_MEAN_IMAGE, None)
     try:
+        values = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
+        mean_image = values.pop(_MEAN_IMAGE, None)
         network = empty_network(settings, mean_image)
         network.load_state_dict(values)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rpartition("Network: ")[2]
         if isinstance(error, KeyError):
             reason = f"there is no {reason}"
+        elif is_lack_of_memory(error):
+            reason = "that would not fit into the memory"
         raise SettingError(f"the model's settings and tensors do not fit ({reason})") from None
     return network

@@ -18,6 +18,7 @@ from rcnnpipe.devices import is_lack_of_memory
 from rcnnpipe.errors import SettingError
 from rcnnpipe.models.backbones import Network, empty_network
 from rcnnpipe.models.fpn import FeaturePyramid
+from rcnnpipe.models.image_view import corner_factors
 from rcnnpipe.models.parts import Parts, build_parts
 from rcnnpipe.models.region_cut import dropout_of, keep_layers, layers_of_regions
 from rcnnpipe.models.rpn import ProposalRules, RpnHead, propose
@@ -72,6 +73,8 @@ class Detector(nn.Module):
                 "a network with a pyramid pools its windows itself; detectors need weights without "
                 "one, from rcnnpipe pretrain without --pyramid"
             )
+        if classes < 1:
+            raise SettingError(f"a detector of {classes} classes: give the background at least")
         self.parts, self.classes = parts, classes
         self.dropout = dropout_of(network) if parts.cut else nn.Identity()
         maps = (parts.cut.map, parts.cut.layer) if parts.cut else self._neck_layers()
@@ -83,12 +86,12 @@ class Detector(nn.Module):
             channels = [parts.neck.channels] * len(channels)
         length = channels[0] * parts.pooling.size**2
         if parts.neck:
-            self.fc6 = nn.Linear(length, parts.hidden)
-            self.fc7 = nn.Linear(parts.hidden, parts.hidden)
+            self.fc6 = _empty_linear(length, parts.hidden)
+            self.fc7 = _empty_linear(parts.hidden, parts.hidden)
         self._pooled_channels = channels[0]
         length = parts.hidden if parts.neck else self._length(channels[0])
-        self.class_scores = nn.Linear(length, classes)
-        self.box_deltas = nn.Linear(length, 4 * classes)
+        self.class_scores = _empty_linear(length, classes)
+        self.box_deltas = _empty_linear(length, 4 * classes)
         self.rpn = (
             RpnHead(channels[0], parts.rpn_channels, parts.anchors.per_cell)
             if parts.anchors
@@ -168,7 +171,7 @@ class Detector(nn.Module):
         self,
         maps: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]],
-        scales: Sequence[float],
+        factors: Sequence[tuple[float, float]],
         rules: ProposalRules | None = None,
     ) -> "Found":
         """What the RPN makes of the maps.
@@ -176,7 +179,7 @@ class Detector(nn.Module):
         Args:
             maps: of :meth:`maps`.
             image_sizes: (height, width) of each resized image, without its padding.
-            scales: for each image, resized over original.
+            factors: for each image (x, y), resized over original.
             rules: which boxes become proposals; None makes none.
 
         Returns:
@@ -188,33 +191,37 @@ class Detector(nn.Module):
         maps = maps[: len(self.parts.strides)]
         logits, deltas = self.rpn(maps)
         sizes = [(one.shape[2], one.shape[3]) for one in maps]
-        anchors = self.parts.anchors.boxes(sizes, self.parts.strides, maps[0].device)
-        proposals = propose(logits, deltas, anchors, image_sizes, scales, rules) if rules else []
+        device = maps[0].device
+        anchors = self.parts.anchors.boxes(sizes, self.parts.anchor_strides(sizes), device)
+        proposals = propose(logits, deltas, anchors, image_sizes, factors, rules) if rules else []
         return Found(
             torch.cat(logits, dim=1).float(),
             torch.cat(deltas, dim=1).float(),
             torch.cat(anchors),
             [
-                (boxes / scale, scores)
-                for (boxes, scores), scale in zip(proposals, scales, strict=False)
+                (boxes / corner_factors(own, device), scores)
+                for (boxes, scores), own in zip(proposals, factors, strict=False)
             ],
         )
 
     def pool(
-        self, maps: Sequence[Tensor], boxes: Sequence[Tensor], scales: Sequence[float]
+        self,
+        maps: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        factors: Sequence[tuple[float, float]],
     ) -> Tensor:
         """Pooled regions (R, C, P, P).
 
         Args:
             maps: of :meth:`maps`.
             boxes: for each image (R_n, 4) in pixels of the original image.
-            scales: for each image, resized over original.
+            factors: for each image (x, y), resized over original.
         """
         pooling, device = self.parts.pooling, maps[0].device
         shift = torch.tensor((0.0, 0.0, pooling.pixel, pooling.pixel), device=device)
         rois = [
-            (own.to(device).float() - shift) * scale
-            for own, scale in zip(boxes, scales, strict=True)
+            (own.to(device).float() - shift) * corner_factors(one, device)
+            for own, one in zip(boxes, factors, strict=True)
         ]
         return pooling(maps, rois)
 
@@ -243,6 +250,24 @@ class Detector(nn.Module):
         """Deltas (R, K + 1, 4) by which regions move, of the output (R, 4 (K + 1))."""
         own = deltas.view(len(deltas), self.classes, 4)
         return own * self.deltas_std + self.deltas_mean
+
+    def normalise(self, mean: Tensor, deviation: Tensor, keep: bool) -> None:
+        """Set what deltas are normalised by.
+
+        Args:
+            mean, deviation: (K + 1, 4).
+            keep: change the output so that regions move as before, for one that has learnt.
+        """
+        mean, deviation = mean.to(self.deltas_mean), deviation.to(self.deltas_mean)
+        if keep:
+            layer, shape = self.box_deltas, (self.classes, 4)
+            factor = self.deltas_std / deviation
+            shift = (self.deltas_mean - mean) / deviation
+            with torch.no_grad():
+                layer.weight.mul_(factor.view(-1, 1))
+                layer.bias.copy_((layer.bias.view(shape) * factor + shift).flatten())
+        self.deltas_mean.copy_(mean)
+        self.deltas_std.copy_(deviation)
 
     def initialise(self, generator: torch.Generator) -> None:
         """First values of the layers that the network does not bring, drawn on the CPU.
@@ -283,8 +308,8 @@ def build_detector(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> D
     Raises:
         SettingError: they are not those of a detector of ours.
     """
-    values = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
     try:
+        values = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
         network = empty_network(settings["network"])
         detector = Detector(network, build_parts(settings["detector"]), settings["classes"])
         detector.load_state_dict(values)
@@ -292,8 +317,17 @@ def build_detector(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> D
         reason = " ".join(str(error).split()).rpartition("Detector: ")[2]
         if isinstance(error, KeyError):
             reason = f"there is no {reason}"
+        elif is_lack_of_memory(error):
+            reason = "that would not fit into the memory"
         raise SettingError(f"the model's settings and tensors do not fit ({reason})") from None
     return detector.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
+def _empty_linear(inputs: int, outputs: int) -> nn.Linear:
+    """Without values: false sizes of a damaged file then take no memory."""
+    with torch.device("meta"):
+        layer = nn.Linear(inputs, outputs)
+    return layer.to_empty(device="cpu")
 
 
 class _Behind(nn.Module):

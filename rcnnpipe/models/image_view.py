@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from math import floor
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -75,6 +76,17 @@ class ImageView:
         height, width = (max(1, whole(side * scale)) for side in size)
         return height, width
 
+    def factors(self, size: tuple[int, int], scale: float) -> tuple[float, float]:
+        """(x, y) by which boxes on an image of ``size`` become boxes on the resized one.
+
+        The authors take the one factor for both; torchvision the ratio of the rounded sizes, which
+        is where :func:`resize` brings corners to.
+        """
+        if self.rounding == "round":
+            return scale, scale
+        resized = self.resized_size(size, scale)
+        return resized[1] / size[1], resized[0] / size[0]
+
     def settings(self) -> dict[str, Any]:
         """JSON for the model file."""
         return asdict(self) | {"scales": list(self.scales)}
@@ -83,6 +95,11 @@ class ImageView:
 def build_image_view(settings: Mapping[str, Any]) -> ImageView:
     """The inverse of :meth:`ImageView.settings`."""
     return ImageView(**{**settings, "scales": tuple(settings["scales"])})
+
+
+def corner_factors(factors: tuple[float, float], device: torch.device | str = "cpu") -> Tensor:
+    """(4,) float32 that multiply x1 y1 x2 y2, of :meth:`ImageView.factors` (x, y)."""
+    return torch.tensor(factors * 2, dtype=torch.float32, device=device)
 
 
 def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:

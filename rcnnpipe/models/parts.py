@@ -1,6 +1,6 @@
 """What a detector is put together from, as data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +27,9 @@ class Parts:
         anchors: of an RPN, or None where regions come from elsewhere.
         rpn_channels: of the RPN's 3 x 3 convolution.
         proposals: which of the RPN's boxes are regions once it is trained.
+        smallest: a box that is moved and cut at the image is none where a side of it is shorter, in
+            pixels of the resized image (torchvision); None keeps a pixel of each at the border, as
+            the authors' code does.
     """
 
     view: ImageView
@@ -37,6 +40,7 @@ class Parts:
     anchors: Anchors | None = None
     rpn_channels: int = 256
     proposals: ProposalRules | None = None
+    smallest: float | None = None
 
     def __post_init__(self) -> None:
         """There is one head, and an RPN is whole."""
@@ -44,6 +48,16 @@ class Parts:
             raise SettingError("a detector has either a cut network or a neck")
         if (self.anchors is None) != (self.proposals is None):
             raise SettingError("an RPN has both anchors and rules for its proposals")
+        maps = 1 if self.neck is None or self.neck.finest_only else len(self.neck.layers)
+        if len(self.pooling.strides) > maps:
+            raise SettingError(
+                f"regions cannot be pooled from {len(self.pooling.strides)} maps: there are {maps}"
+            )
+        if self.hidden < 1 or self.rpn_channels < 1:
+            raise SettingError(
+                f"{self.hidden} hidden units and {self.rpn_channels} channels of an RPN: give 1 or "
+                "more of each"
+            )
 
     @property
     def strides(self) -> list[tuple[int, int]]:
@@ -52,6 +66,20 @@ class Parts:
         if self.neck and self.neck.extra and not self.neck.finest_only:
             strides.append(2 * strides[-1])
         return [(stride, stride) for stride in strides]
+
+    def anchor_strides(self, map_sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Pixels from one anchor to the next on maps of (height, width), down and across."""
+        if self.anchors is None or not self.anchors.spread:
+            return self.strides
+        (height, width), (down, across) = map_sizes[0], self.strides[0]
+        return [(height * down // own[0], width * across // own[1]) for own in map_sizes]
+
+    def smallest_sides(self, view: ImageView, size: tuple[int, int]) -> tuple[float, float] | None:
+        """:attr:`smallest` across and down, in pixels of the original image of ``size``."""
+        if self.smallest is None:
+            return None
+        x, y = view.factors(size, view.scale_of(size, view.scales[0]))
+        return self.smallest / x, self.smallest / y
 
     def settings(self) -> dict[str, Any]:
         """JSON for the model file."""
@@ -64,6 +92,7 @@ class Parts:
             "anchors": self.anchors.settings() if self.anchors else None,
             "rpn_channels": self.rpn_channels,
             "proposals": asdict(self.proposals) if self.proposals else None,
+            "smallest": self.smallest,
         }
 
 
@@ -80,4 +109,5 @@ def build_parts(settings: Mapping[str, Any]) -> Parts:
         anchors=build_anchors(anchors) if anchors else None,
         rpn_channels=settings["rpn_channels"],
         proposals=ProposalRules(**proposals) if proposals else None,
+        smallest=settings.get("smallest"),
     )

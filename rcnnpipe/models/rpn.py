@@ -65,6 +65,7 @@ class ProposalRules:
     | its test | 6000 | 300 | 16 | | yes |
     | Detectron's pyramid, training | 2000 | 2000 (of all images of a GPU) | 0 | yes | no |
     | its test | 1000 | 1000 | 0 | yes | no |
+    | torchvision's pyramid, test | 1000 | 1000 | .001, resized | yes | no |
 
     Attributes:
         before: the best so many of each map go into suppression; 0 for all.
@@ -76,6 +77,7 @@ class ProposalRules:
         drop_first: the small ones fall away before the best are taken, so that others take their
             places (py-faster-rcnn), not after (Detectron, torchvision). Without effect where
             ``before`` is 0.
+        resized: ``min_size`` is in pixels of the resized image (torchvision).
     """
 
     before: int
@@ -84,6 +86,7 @@ class ProposalRules:
     min_size: float
     per_level: bool
     drop_first: bool = True
+    resized: bool = False
 
     def __post_init__(self) -> None:
         """Numbers are in their ranges."""
@@ -101,7 +104,7 @@ def propose(
     deltas: Sequence[Tensor],
     anchors: Sequence[Tensor],
     image_sizes: Sequence[tuple[int, int]],
-    scales: Sequence[float] | Tensor,
+    factors: Sequence[float] | Sequence[tuple[float, float]] | Tensor,
     rules: ProposalRules,
 ) -> list[tuple[Tensor, Tensor]]:
     """The proposals of each image: its anchors moved, cut at the image, thinned out.
@@ -113,7 +116,8 @@ def propose(
         deltas: (N, M, 4) of each map.
         anchors: (M, 4) of each map.
         image_sizes: (height, width) of each resized image, without its padding.
-        scales: (N,), the resized image's side over the original's.
+        factors: the resized image's sides over the original's, for each image one number or two,
+            across and down.
         rules: which stay.
 
     Returns:
@@ -123,7 +127,9 @@ def propose(
     device = anchors[0].device
     corner = [(width, height, width, height) for height, width in image_sizes]
     corners = torch.tensor(corner, dtype=torch.float32, device=device)[:, None]  # (N, 1, 4)
-    smallest = rules.min_size * torch.as_tensor(scales, dtype=torch.float32, device=device)
+    scales = torch.as_tensor(factors, dtype=torch.float32, device=device)
+    scales = scales.view(len(image_sizes), -1)  # (N, 1) or (N, 2)
+    smallest = rules.min_size * (torch.ones_like(scales) if rules.resized else scales)
     maps = [
         _of_map(one.detach().float(), moves.detach().float(), start, corners, smallest, rules)
         for one, moves, start in zip(logits, deltas, anchors, strict=True)
@@ -151,7 +157,7 @@ def _of_map(
     boxes = boxes.view_as(deltas).clamp(min=0).minimum(corners)
     sides = boxes[..., 2:] - boxes[..., :2]
     # A side that is not a number fails both comparisons.
-    stays = ((sides >= smallest[:, None, None]) & (sides > 0)).all(dim=2)
+    stays = ((sides >= smallest[:, None]) & (sides > 0)).all(dim=2)
     logits = logits.where(stays, -math.inf)
     if rules.drop_first:
         logits, boxes = _best(rules.before, logits, boxes)

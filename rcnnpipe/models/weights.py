@@ -19,13 +19,13 @@ from rcnnpipe.errors import ArtifactError, DataError, SettingError
 from rcnnpipe.models.architectures import NETWORKS
 from rcnnpipe.models.backbones import Network, build_network, create_network
 from rcnnpipe.models.detector import Detector, build_detector
+from rcnnpipe.models.fitting import Shape, require_finite, require_fit
 from rcnnpipe.models.preprocessing import Preprocessing
 from rcnnpipe.models.pyramid_head import PyramidHead
-from rcnnpipe.models.tensor_files import READERS, Shape
+from rcnnpipe.models.tensor_files import READERS
 from rcnnpipe.models.warp import Crop
 
 _TORCHVISION_NAMES = {"squeezenet": "squeezenet1_0"}
-_NAMES_SHOWN = 3
 
 
 def load_network(
@@ -176,7 +176,7 @@ def read_model_of_regions(path: Path) -> tuple[Header, Network | Detector]:
         network = build(settings, model.tensors)
     except SettingError as error:
         raise DataError(f"{path} cannot be built: {error}") from None
-    _require_finite(str(path), network.state_dict())
+    require_finite(str(path), network.state_dict())
     return model.header, network
 
 
@@ -242,32 +242,13 @@ def _load(
     read: Callable[[str], Tensor],
 ) -> None:
     wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    counters = {key for key in wanted if key.endswith(".num_batches_tracked")}
-    missing = sorted(wanted.keys() - shapes.keys() - counters)
-    unexpected = sorted(key for key in shapes.keys() - wanted.keys() if not _is_counter(key))
-    if missing or unexpected:
-        faults = [
-            f"{what} {_some(names)}" for what, names in _told(missing, unexpected).items() if names
-        ]
-        raise DataError(f"{where} does not fit {network.name}: {'; '.join(faults)}")
-    wrong = [key for key in wanted if key in shapes and shapes[key] != wanted[key]]
-    if wrong:
-        key = wrong[0]
-        raise DataError(
-            f"{where} does not fit {network.name}: {key} is {shapes[key]}, not {wanted[key]}"
-        )
+    require_fit(network.name, wanted, where, shapes)
     values = {key: read(key) for key in wanted if key in shapes}
-    values |= {key: torch.tensor(0) for key in counters - shapes.keys()}
-    _require_finite(where, values)
+    values |= {key: torch.tensor(0) for key in wanted if key not in shapes}  # counters
+    require_finite(where, values)
     network.load_state_dict(values)
     if has_folded_statistics(network):
         network.freeze_batch_norm()
-
-
-def _require_finite(where: str, values: Mapping[str, Tensor]) -> None:
-    bad = [key for key, value in values.items() if not bool(torch.isfinite(value).all())]
-    if bad:
-        raise DataError(f"{where} holds values that are not finite in {_some(bad)}")
 
 
 def has_folded_statistics(network: nn.Module) -> bool:
@@ -282,19 +263,6 @@ def has_folded_statistics(network: nn.Module) -> bool:
         for norm in norms
         if norm.running_mean is not None and norm.running_var is not None
     )
-
-
-def _told(missing: list[str], unexpected: list[str]) -> dict[str, list[str]]:
-    return {"it lacks": missing, "it has besides": unexpected}
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
-
-
-def _is_counter(key: str) -> bool:
-    return key.endswith("num_batches_tracked")
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,7 +1,9 @@
 """A model's tensors in a safetensors file, which other tools read."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,13 +23,41 @@ def write_safetensors(path: Path, model: Model) -> int:
     Raises:
         SettingError: the package safetensors is not installed.
     """
+    return _write(path, model, model.tensors, {})
+
+
+def write_torchvision(path: Path, model: Model) -> int:
+    """Write a detector's tensors by the names of torchvision's, which load into its ``FasterRCNN``.
+
+    The metadata also say how it is built there, under ``torchvision``.
+
+    Returns:
+        The number of tensors.
+
+    Raises:
+        SettingError: the model is no detector that torchvision has the like of, or the package
+            safetensors is not installed.
+    """
+    from rcnnpipe.models.detector import build_detector
+    from rcnnpipe.models.torchvision_detectors import arguments, exported_tensors
+
+    if "detector" not in model.architecture:
+        raise SettingError(
+            "--format torchvision is for detectors with a feature pyramid, which this model is "
+            "not; a network alone goes by --format safetensors, under torchvision's names"
+        )
+    detector = build_detector(model.architecture, model.tensors)
+    return _write(path, model, exported_tensors(detector), {"torchvision": arguments(detector)})
+
+
+def _write(path: Path, model: Model, values: Mapping[str, Any], more: dict[str, Any]) -> int:
     try:
         from safetensors.numpy import save
     except ImportError:
         raise SettingError(
-            "--format safetensors needs one more package; run pip install 'rcnnpipe[safetensors]'"
+            "a safetensors file needs one more package; run pip install 'rcnnpipe[safetensors]'"
         ) from None
-    about = {
+    about = more | {
         "architecture": model.architecture,
         "classes": model.header.classes,
         "settings": model.header.settings,
@@ -35,7 +65,7 @@ def write_safetensors(path: Path, model: Model) -> int:
     }
     # One entry, because the package writes several in another order each time.
     metadata = {"rcnnpipe": json.dumps(about, sort_keys=True)}
-    tensors = {name: np.asarray(values, order="C") for name, values in model.tensors.items()}
+    tensors = {name: np.asarray(value, order="C") for name, value in values.items()}
     with whole_file(path) as partial:
         partial.write_bytes(save(tensors, metadata))  # its own writing hides what went wrong
     return len(tensors)

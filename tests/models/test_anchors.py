@@ -129,7 +129,7 @@ def test_each_map_has_sizes_and_a_stride() -> None:
 
 
 def test_settings_round_trip() -> None:
-    for anchors in (FASTER, PYRAMID, Anchors(((10.5, 20),), (1.0,), "torchvision")):
+    for anchors in (FASTER, PYRAMID, Anchors(((10.5, 20),), (1.0,), "torchvision", True)):
         assert build_anchors(json.loads(json.dumps(anchors.settings()))) == anchors
 
 
@@ -145,6 +145,11 @@ def test_nonsense_is_refused() -> None:
             Anchors(((size,),), (ratio,))
     with pytest.raises(SettingError, match="'middle' is none of authors, torchvision"):
         Anchors(((32,),), placement="middle")
+
+
+def test_the_authors_anchors_are_not_spread() -> None:
+    with pytest.raises(SettingError, match="have the strides of their maps"):
+        Anchors(((32,),), spread=True)
 
 
 def test_anchors_rounded_to_nothing_are_refused() -> None:

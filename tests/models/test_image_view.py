@@ -8,7 +8,13 @@ import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from rcnnpipe.errors import SettingError
-from rcnnpipe.models.image_view import ImageView, build_image_view, resize, to_batch
+from rcnnpipe.models.image_view import (
+    ImageView,
+    build_image_view,
+    corner_factors,
+    resize,
+    to_batch,
+)
 from rcnnpipe.models.preprocessing import PRESETS, preset
 
 # Fast R-CNN sheet, section 3: size -> scale, resized
@@ -135,3 +141,13 @@ def test_settings_round_trip(view: ImageView) -> None:
 def test_nonsense_is_refused(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(SettingError, match=told):
         ImageView(**settings)
+
+
+def test_factors_of_boxes() -> None:
+    size = (201, 333)
+    authors, theirs = ImageView((160,), 266), ImageView((160,), 266, rounding="floor")
+    scale = theirs.scale_of(size, 160)
+    assert theirs.resized_size(size, scale) == (160, 265)
+    assert theirs.factors(size, scale) == (265 / 333, 160 / 201)
+    assert authors.factors(size, scale) == (scale, scale)
+    assert corner_factors((2.0, 3.0)).tolist() == [2, 3, 2, 3]

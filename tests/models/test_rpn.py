@@ -306,6 +306,17 @@ def test_boxes_are_cut_at_the_image_not_at_its_padding() -> None:
     assert boxes.tolist() == [[0, 0, 25, 50]]
 
 
+def test_the_smallest_side_across_and_down_and_of_the_resized_image() -> None:
+    given = (*single(0, 0, 0, 0, 0), ONE, [(100, 100)])  # 20 across, 40 down
+    rules = replace(ALL, min_size=10)
+    for factors, count in (((2.0, 4.0), 1), ((2.1, 4.0), 0), ((2.0, 4.1), 0)):
+        ((boxes, _),) = propose(*given, [factors], rules)
+        assert len(boxes) == count
+    for size, count in ((20, 1), (20.1, 0)):
+        ((boxes, _),) = propose(*given, [(7.0, 9.0)], replace(ALL, min_size=size, resized=True))
+        assert len(boxes) == count
+
+
 def test_the_smallest_side_is_in_pixels_of_the_original() -> None:
     # Sheet, section 13: 20 x 40 is 10 x 20 on an original of half the size.
     rules = replace(ALL, min_size=10)

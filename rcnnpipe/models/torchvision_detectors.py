@@ -1,0 +1,261 @@
+"""Detectors by torchvision's names: its Faster R-CNN with a feature pyramid becomes ours, and back.
+
+torchvision's ``models/detection/faster_rcnn.py``, ``fasterrcnn_resnet50_fpn`` and the same on other
+residual networks. An imported detector has its geometry too, so that it finds the same boxes.
+
+Vocabulary: K classes. Names are those of state dicts.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcnnpipe.errors import DataError, SettingError
+from rcnnpipe.models.anchors import Anchors
+from rcnnpipe.models.backbones import create_network
+from rcnnpipe.models.detector import Detector
+from rcnnpipe.models.fitting import Shape, is_counter, require_finite, require_fit
+from rcnnpipe.models.fpn import Neck
+from rcnnpipe.models.image_view import ImageView
+from rcnnpipe.models.parts import Parts
+from rcnnpipe.models.preprocessing import preset
+from rcnnpipe.models.region_pooling import RegionPooling
+from rcnnpipe.models.rpn import ProposalRules
+from rcnnpipe.models.tensor_files import READERS
+
+NETWORKS = ("resnet50", "resnet18", "resnet101")
+PARTS = Parts(
+    ImageView((800,), 1333, 32, "floor"),
+    RegionPooling("align", 7, sampling=2, strides=(4, 8, 16, 32)),
+    neck=Neck(),
+    anchors=Anchors(
+        ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)), placement="torchvision", spread=True
+    ),
+    proposals=ProposalRules(
+        before=1000, keep=1000, min_size=1e-3, per_level=True, drop_first=False, resized=True
+    ),
+    smallest=1e-2,
+)
+EPSILON = 1e-5  # of every batch norm that is built
+DELTAS_STD = (0.1, 0.1, 0.2, 0.2)  # BoxCoder's weights 10, 10, 5, 5
+
+_NAMES = {  # ours, theirs
+    "network.": "backbone.body.",
+    "neck.": "backbone.fpn.",
+    "rpn.conv.": "rpn.head.conv.0.0.",
+    "rpn.objectness.": "rpn.head.cls_logits.",
+    "rpn.deltas.": "rpn.head.bbox_pred.",
+    "fc6.": "roi_heads.box_head.fc6.",
+    "fc7.": "roi_heads.box_head.fc7.",
+    "class_scores.": "roi_heads.box_predictor.cls_score.",
+    "box_deltas.": "roi_heads.box_predictor.bbox_pred.",
+}
+_OWN = ("deltas_mean", "deltas_std")  # constants there
+_OUTPUTS = "roi_heads.box_predictor.cls_score.weight"
+# Its older files, the released weights among them, lack a number in these names.
+_OLDER = (
+    (re.compile(r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)"), r"\1.0.\2"),
+    (re.compile(r"rpn\.head\.conv\.(weight|bias)"), r"rpn.head.conv.0.0.\1"),
+)
+# A tensor that only they have -> what they are, and what of it there is none of here.
+_OTHERS = {
+    "backbone.body.0.0.weight": (
+        "fasterrcnn_mobilenet_v3_large_fpn, which has a MobileNet and anchors of five sizes on "
+        "every map"
+    ),
+    "rpn.head.conv.1.0.weight": (
+        "fasterrcnn_resnet50_fpn_v2, which has batch norms in its pyramid, two convolutions in its "
+        "RPN and four with batch norms before its fully connected layer"
+    ),
+    "roi_heads.mask_predictor.mask_fcn_logits.weight": "Mask R-CNN, which has a branch for masks",
+    "roi_heads.keypoint_predictor.kps_score_lowres.weight": (
+        "Keypoint R-CNN, which has a branch for keypoints"
+    ),
+    "head.classification_head.cls_logits.weight": "a detector of one stage, without regions",
+    "fc.weight": "a classifier, with which finetune --system fpn --init begins",
+}
+
+
+def read_detector(path: Path, name: str, classes: int, epsilon: float = EPSILON) -> Detector:
+    """The detector of a file of torchvision's tensors.
+
+    Args:
+        path: .pth, .pt, .safetensors or .npz.
+        name: of its network, one of :data:`NETWORKS`.
+        classes: K + 1, the background with them.
+        epsilon: what its batch norms add to variances: 0 in the released weights of
+            ``fasterrcnn_resnet50_fpn``.
+
+    Returns:
+        On the CPU, in evaluation mode, batch norms frozen.
+
+    Raises:
+        SettingError: the network is none of those, or the classes are not as many.
+        DataError: the file is no such detector; says which it is.
+    """
+    if path.suffix not in READERS:
+        raise DataError(f"{path} is no file of tensors; give one of {', '.join(READERS)}")
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file of weights")
+    with READERS[path.suffix](path) as (shapes, read):
+        return import_detector(name, classes, str(path), shapes, read, epsilon)
+
+
+def import_detector(
+    name: str,
+    classes: int,
+    where: str,
+    shapes: Mapping[str, Shape],
+    read: Callable[[str], Tensor],
+    epsilon: float = EPSILON,
+) -> Detector:
+    """As :func:`read_detector`, of tensors of any origin.
+
+    Args:
+        name, classes, epsilon: as there.
+        where: they come from, for messages.
+        shapes: theirs, by their names.
+        read: gives one by its name.
+    """
+    if name not in NETWORKS:
+        raise SettingError(
+            f"torchvision's detector on {name} cannot be read, only on {', '.join(NETWORKS)}"
+        )
+    names = {_present_name(key): key for key in shapes}
+    _require_kind(where, names)
+    given = shapes[names[_OUTPUTS]][0]
+    if given != classes:
+        raise SettingError(
+            f"{where} tells {given} classes apart, the background with them, so --classes takes "
+            f"{given - 1} names, not {classes - 1}"
+        )
+    network = create_network(name, preprocessing=preset("torchvision"))
+    network.freeze_batch_norm()
+    detector = Detector(network, PARTS, classes)
+    own = [key for key in detector.state_dict() if key not in _OWN]
+    wanted = {_their_name(key): tuple(detector.state_dict()[key].shape) for key in own}
+    kind = f"torchvision's detector on {name}"
+    require_fit(kind, wanted, where, {key: shapes[before] for key, before in names.items()})
+    values = {key: read(names[_their_name(key)]) for key in own}
+    if epsilon != EPSILON:
+        values |= _with_usual_epsilon(values, epsilon)
+    require_finite(where, values)
+    std = torch.tensor(DELTAS_STD).repeat(classes, 1)
+    detector.load_state_dict(values | {"deltas_mean": torch.zeros(classes, 4), "deltas_std": std})
+    return detector.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
+def exported_tensors(detector: Detector) -> dict[str, np.ndarray[Any, Any]]:
+    """A detector's values by torchvision's names, what normalises deltas folded into the weights.
+
+    They load strictly into what :func:`arguments` build.
+
+    Raises:
+        SettingError: it has a part that torchvision's detector cannot have.
+    """
+    _require_expressible(detector)
+    values = {key: value for key, value in detector.state_dict().items() if key not in _OWN}
+    usual = torch.tensor(DELTAS_STD, device=detector.deltas_std.device)
+    factor, shift = (detector.deltas_std / usual).view(-1), detector.deltas_mean / usual
+    values["box_deltas.weight"] = values["box_deltas.weight"] * factor[:, None]
+    values["box_deltas.bias"] = values["box_deltas.bias"] * factor + shift.view(-1)
+    return {
+        _their_name(key): np.ascontiguousarray(value.detach().cpu().numpy())
+        for key, value in values.items()
+        if not is_counter(key)
+    }
+
+
+def arguments(detector: Detector) -> dict[str, Any]:
+    """What ``resnet_fpn_backbone`` and ``FasterRCNN`` take to build a detector's like, as JSON.
+
+    Sizes are rounded and the anchors of the coarsest map are placed in torchvision's own way then;
+    a detector that was imported has both already.
+    """
+    parts, preprocessing = detector.parts, detector.network.preprocessing
+    assert parts.anchors is not None
+    assert parts.proposals is not None
+    scale = 255 * preprocessing.scale
+    return {
+        "backbone_name": detector.network.name,
+        "num_classes": detector.classes,
+        "min_size": parts.view.scales[0],
+        "max_size": parts.view.longest,
+        "image_mean": (preprocessing.mean / scale).tolist(),
+        "image_std": (preprocessing.std / scale).tolist(),
+        "anchor_sizes": [list(sizes) for sizes in parts.anchors.sizes],
+        "anchor_ratios": list(parts.anchors.ratios),
+        "rpn_pre_nms_top_n_test": parts.proposals.before,
+        "rpn_post_nms_top_n_test": parts.proposals.keep,
+        "rpn_nms_thresh": parts.proposals.overlap,
+    }
+
+
+def _present_name(key: str) -> str:
+    for pattern, replacement in _OLDER:
+        if pattern.fullmatch(key):
+            return pattern.sub(replacement, key)
+    return key
+
+
+def _their_name(key: str) -> str:
+    for ours, theirs in _NAMES.items():
+        if key.startswith(ours):
+            return theirs + key.removeprefix(ours)
+    raise SettingError(f"torchvision's detector has nothing like the tensor {key}")
+
+
+def _require_kind(where: str, names: Mapping[str, str]) -> None:
+    for key, what in _OTHERS.items():
+        if key in names:
+            raise DataError(
+                f"{where} is {what}; what can be read is Faster R-CNN on a feature pyramid of "
+                f"{', '.join(NETWORKS)} as in fasterrcnn_resnet50_fpn"
+            )
+    if _OUTPUTS not in names:
+        raise DataError(f"{where} is no Faster R-CNN of torchvision's: it lacks {_OUTPUTS}")
+
+
+def _with_usual_epsilon(values: Mapping[str, Tensor], epsilon: float) -> dict[str, Tensor]:
+    """Batch norms that compute with :data:`EPSILON` what they did with another one.
+
+    Their variances go into their scales and become 1: a variance below the epsilon, of a channel
+    that is almost dead, could not be made smaller.
+    """
+    changed = {}
+    for key, variance in values.items():
+        if key.endswith(".running_var"):
+            scale = key.removesuffix("running_var") + "weight"
+            changed[scale] = values[scale] * (variance + epsilon).rsqrt()
+            changed[key] = torch.full_like(variance, 1 - EPSILON)
+    return changed
+
+
+def _require_expressible(detector: Detector) -> None:
+    parts, neck = detector.parts, detector.parts.neck
+    reasons = {
+        "is put on a feature pyramid": neck is not None,
+        "finds its regions by an RPN": parts.anchors is not None,
+        f"has one of {', '.join(NETWORKS)} below": detector.network.name in NETWORKS,
+        "has all connections and levels of the pyramid": neck in (None, Neck()),
+        "pools regions by RoIAlign (finetune --pooling align)": (
+            parts.pooling.kind == "align" and not parts.pooling.aligned
+        ),
+        "pools 7 x 7 bins of 2 x 2 points": (parts.pooling.size, parts.pooling.sampling) == (7, 2),
+        "pools a region of 224 pixels from stride 16": (
+            (parts.pooling.reference, parts.pooling.level_of_reference) == (224, 4)
+        ),
+        "has anchors about the corners of cells": (
+            parts.anchors is None or parts.anchors.placement == "torchvision"
+        ),
+        "sees RGB images": detector.network.preprocessing.order == "RGB",
+        "has 1024 hidden units": parts.hidden == 1024,
+    }
+    for reason, holds in reasons.items():
+        if not holds:
+            raise SettingError(f"torchvision's detector {reason}; this one does not")

@@ -1,0 +1,200 @@
+"""``rcnnpipe import`` and the way back, ``rcnnpipe export --format torchvision``."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from rcnnpipe.artifacts.detections import read_detections
+from rcnnpipe.artifacts.foreign import foreign_file
+from rcnnpipe.artifacts.model import read_model
+from rcnnpipe.class_names import class_names
+from rcnnpipe.cli import main
+from rcnnpipe.errors import DataError, SettingError
+from rcnnpipe.models.weights import read_model_of_regions
+from tests import artifacts_made as made
+from tests.torchvision_made import differences, random_detector
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("import")
+    torch.save(random_detector("resnet18", 4, seed=3).state_dict(), root / "w.pth")
+    (root / "names.txt").write_text("red kite\nblue\ngreen\n\n")
+    return root
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def bring(folder: Path, *words: object, file: str = "w.pth", out: str = "m.h5") -> Result:
+    return run("import", folder / file, "--network", "resnet18", "--out", folder / out, *words)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Path:
+    result = bring(folder, "--classes", folder / "names.txt")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    assert "3 classes" in result.stderr
+    return folder / "m.h5"
+
+
+def test_the_header_says_where_it_comes_from(folder: Path, model: Path) -> None:
+    header = read_model(model).header
+    assert header.classes == ("background", "red kite", "blue", "green")
+    assert header.inputs == {"weights": foreign_file(folder / "w.pth").id}
+    assert header.settings == {"network": "resnet18", "format": "torchvision", "epsilon": 1e-5}
+    assert "stage" not in header.settings
+    result = run("inspect", model)
+    assert result.exit_code == 0, result.output
+
+
+def test_all_kinds_of_files_give_the_same(folder: Path, model: Path) -> None:
+    tensors = torch.load(folder / "w.pth", weights_only=True)
+    save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "w.safetensors")
+    np.savez(folder / "w.npz", **{key: value.numpy() for key, value in tensors.items()})
+    expected = read_model(model).tensors
+    for file in ("w.safetensors", "w.npz"):
+        result = bring(folder, "--classes", "a,b,c", file=file, out="other.h5")
+        assert result.exit_code == 0, result.output
+        found = read_model(folder / "other.h5").tensors
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            np.testing.assert_array_equal(found[key], value)
+
+
+def test_the_same_twice_is_the_same_bytes(folder: Path, model: Path) -> None:
+    assert bring(folder, "--classes", folder / "names.txt", out="again.h5").exit_code == 0
+    assert (folder / "again.h5").read_bytes() == model.read_bytes()
+
+
+def test_detections_are_torchvisions(folder: Path, model: Path) -> None:
+    """Through the files, at torchvision's own 800 pixels."""
+    random = np.random.default_rng(1)
+    small = random.integers(0, 256, (9, 12, 3), np.uint8)
+    Image.fromarray(small).resize((300, 220)).save(folder / "one.png")
+    words = ("--score-threshold", 0.05, "--nms-overlap", 0.5, "--max-per-image", 0)
+    more = ("--max-per-set", 0, "--max-detections", 100, "--device", "cpu")
+    out = folder / "d.h5"
+    result = run("detect", folder / "one.png", "--model", model, *words, *more, "--out", out)
+    assert result.exit_code == 0, result.output
+    found = read_detections(out)
+    ours = {name: getattr(found, name) for name in ("boxes", "scores", "labels")}
+    theirs = random_detector("resnet18", 4, seed=3)
+    pixels = torch.from_numpy(np.array(Image.open(folder / "one.png"))).permute(2, 0, 1) / 255
+    with torch.inference_mode():
+        (expected,) = theirs([pixels])
+    values = {name: value.numpy() for name, value in expected.items()}
+    assert len(values["scores"]) == 100
+    box, score, alone = differences(ours, values)
+    assert (box < 1e-3, score < 3e-5) == (True, True)
+    assert alone == 0
+
+
+def test_the_way_back(folder: Path, model: Path) -> None:
+    out = folder / "back.safetensors"
+    result = run("export", model, "--format", "torchvision", "--out", out)
+    assert result.exit_code == 0, result.output
+    with safe_open(out, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        about = json.loads(file.metadata()["rcnnpipe"])
+    theirs = random_detector("resnet18", 4, seed=8, loud=False)
+    theirs.load_state_dict(tensors)
+    expected = torch.load(folder / "w.pth", weights_only=True)
+    for key, value in tensors.items():
+        assert torch.equal(value, expected[key]), key
+    assert about["classes"] == ["background", "red kite", "blue", "green"]
+    assert about["torchvision"]["backbone_name"] == "resnet18"
+    assert about["torchvision"]["min_size"] == 800
+    result = bring(folder, "--classes", "a,b,c", file=out.name, out="third.h5")
+    assert result.exit_code == 0, result.output
+
+
+def test_networks_alone_are_no_detectors(folder: Path) -> None:
+    made.make_model(folder / "plain.h5")
+    out = folder / "no.safetensors"
+    result = run("export", folder / "plain.h5", "--format", "torchvision", "--out", out)
+    assert result.exit_code == 1
+    assert "--format torchvision is for detectors with a feature pyramid" in result.stderr
+    assert not out.exists()
+
+
+def test_epsilon(folder: Path, model: Path) -> None:
+    result = bring(folder, "--classes", "a,b,c", "--epsilon", "0.1", out="e.h5")
+    assert result.exit_code == 0, result.output
+    header, found = read_model_of_regions(folder / "e.h5")
+    _, usual = read_model_of_regions(model)
+    assert header.settings["epsilon"] == 0.1
+    norm = "network.bn1"
+    ours, before = found.state_dict(), usual.state_dict()
+    scale = before[f"{norm}.weight"] * (before[f"{norm}.running_var"] + 0.1).rsqrt()
+    now = ours[f"{norm}.weight"] * (ours[f"{norm}.running_var"] + 1e-5).rsqrt()
+    torch.testing.assert_close(now, scale)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--classes", "a,b"), "tells 4 classes apart, the background with them, so --classes"),
+        (("--classes", "a,b,a"), "names the class a twice"),
+        (("--classes", "a,,b"), "has an empty name among the classes"),
+        (("--classes", "background,a,b"), "names the background"),
+        (("--classes", "nowhere.txt"), "nowhere.txt: No such file"),
+        (("--classes", "coco"), "takes 3 names, not 90"),
+        (("--classes", "a,b,c", "--network", "resnet50"), "does not fit torchvision's detector on"),
+    ],
+)
+def test_mistakes_are_one_sentence(folder: Path, words: tuple[str, ...], told: str) -> None:
+    result = bring(folder, *words, out="never.h5")
+    assert result.exit_code == 1, result.output
+    assert told in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (folder / "never.h5").exists()
+
+
+def test_bad_files_are_one_sentence(folder: Path, model: Path) -> None:
+    (folder / "text.pth").write_text("no tensors")
+    for file, told in {
+        "none.pth": "does not exist",
+        "text.pth": "text.pth",
+        "names.txt": "is no file of tensors; give one of",
+        "m.h5": "is no file of tensors; give one of",
+    }.items():
+        result = bring(folder, "--classes", "a,b,c", file=file, out="never.h5")
+        assert result.exit_code == 1, result.output
+        assert told in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_classes_are_needed(folder: Path) -> None:
+    result = bring(folder)
+    assert result.exit_code == 2
+    assert "Missing option '--classes'" in result.stderr
+
+
+def test_names_of_coco() -> None:
+    names = class_names("coco")
+    assert len(names) == len(set(names)) == 90
+    assert (names[0], names[11], names[89]) == ("person", "unused-12", "toothbrush")
+    assert sum(name.startswith("unused-") for name in names) == 10
+
+
+def test_names_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"\xe9\xff\n")
+    with pytest.raises(DataError, match="is no text file with a class in each line"):
+        class_names(str(tmp_path / "latin.txt"))
+    (tmp_path / "none.txt").write_text("")
+    with pytest.raises(SettingError, match="has an empty name"):
+        class_names(str(tmp_path / "none.txt"))
+    (tmp_path / "gap.txt").write_text("a\n\nb\n")
+    with pytest.raises(SettingError, match="has an empty name"):
+        class_names(str(tmp_path / "gap.txt"))
+    assert class_names("a, b c") == ("a", "b c")

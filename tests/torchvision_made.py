@@ -1,0 +1,92 @@
+"""torchvision's Faster R-CNN with random weights that find many objects, with spread scores."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+Detections = Mapping[str, np.ndarray[Any, Any]]  # boxes (D, 4), scores (D,), labels (D,)
+
+
+def random_detector(
+    name: str = "resnet18", classes: int = 4, seed: int = 0, *, loud: bool = True, **more: Any
+) -> FasterRCNN:
+    """In evaluation mode; its batch norms have values that matter."""
+    torch.manual_seed(seed)
+    backbone = resnet_fpn_backbone(
+        backbone_name=name, weights=None, trainable_layers=5, norm_layer=nn.BatchNorm2d
+    )
+    model = FasterRCNN(backbone, num_classes=classes, **more)
+    if loud:
+        make_loud(model, seed)
+    return model.eval()
+
+
+def make_loud(model: FasterRCNN, seed: int) -> None:
+    """Give batch norms values, and each output a spread over the regions of an image.
+
+    Rounding grows on its way through layers whose values hardly differ, as random ones' do.
+    """
+    random = torch.Generator().manual_seed(seed)
+    for module in model.backbone.body.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # statistics of the one image below
+            nn.init.uniform_(module.weight, 0.8, 1.2, generator=random)
+            nn.init.normal_(module.bias, 0, 0.2, generator=random)
+    for module in model.backbone.body.modules():
+        if isinstance(module, Bottleneck | BasicBlock):  # what training would make small as well
+            last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+            last.weight.data *= 0.2
+    image = interpolate(torch.randn((1, 3, 20, 28), generator=random), size=(224, 320))
+    corners = torch.rand((200, 2, 2), generator=random) * torch.tensor([320.0, 224])
+    boxes = torch.cat((corners.amin(1), corners.amax(1) + 8), dim=1)
+    heads, predictor = model.roi_heads.box_head, model.roi_heads.box_predictor
+    with torch.no_grad():
+        model.backbone.train()(image)
+        maps = model.backbone.eval()(image)
+        hidden = _spread(model.rpn.head.conv[0][0], maps["1"], 1.0).relu()
+        _spread(model.rpn.head.cls_logits, hidden, 2.0)
+        _spread(model.rpn.head.bbox_pred, hidden, 0.2)
+        pooled = model.roi_heads.box_roi_pool(maps, [boxes], [(224, 320)]).flatten(1)
+        for layer in (heads.fc6, heads.fc7):
+            pooled = _spread(layer, pooled, 1.0).relu()
+        _spread(predictor.cls_score, pooled, 1.0)
+        _spread(predictor.bbox_pred, pooled, 0.5)
+    model.roi_heads.box_roi_pool.scales = None  # it keeps those of the first image that it sees
+
+
+def _spread(layer: nn.Module, values: Tensor, deviation: float) -> Tensor:
+    """Give each output of a layer a mean of 0 and a deviation over some values; these outputs."""
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    assert layer.bias is not None
+    layer.bias.zero_()
+    outputs = layer(values).movedim(1, -1).flatten(0, -2)  # (values, outputs)
+    factor = deviation / outputs.std(dim=0)
+    layer.weight *= factor.view(-1, *[1] * (layer.weight.ndim - 1))
+    layer.bias -= outputs.mean(dim=0) * factor
+    found: Tensor = layer(values)
+    return found
+
+
+def differences(ours: Detections, expected: Detections) -> tuple[float, float, int]:
+    """Of boxes and scores at most, and how many detections have no partner of their own.
+
+    Scores that are equal but for rounding may stand in any order.
+    """
+    far = np.abs(ours["boxes"][:, None] - expected["boxes"][None]).max(axis=2)
+    apart = np.abs(ours["scores"][:, None] - expected["scores"][None])
+    strange = (ours["labels"][:, None] != expected["labels"]) | (far > 0.5) | (apart > 1e-3)
+    rows, columns = linear_sum_assignment(np.where(strange, 1e6, far))
+    good = ~strange[rows, columns]
+    rows, columns = rows[good], columns[good]
+    alone = max(strange.shape) - len(rows)
+    if len(rows) == 0:
+        return 0.0, 0.0, alone
+    return float(far[rows, columns].max()), float(apart[rows, columns].max()), alone
