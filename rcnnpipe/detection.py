@@ -92,7 +92,8 @@ class DeltaRefiner:
     def __call__(self, features: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
         """Better boxes (C, 4) by deltas (C, 4 (K + 1)), the background's first."""
         deltas = features.float().view(len(features), -1, 4)
-        return box_ops.decode(boxes, deltas[torch.arange(len(labels)), labels])
+        own = deltas[torch.arange(len(labels)), labels]
+        return box_ops.decode(boxes, own, limit=box_ops.LOG_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,7 @@ def detect_regions(
     threshold: float,
     most: int,
     suppress_first: float = 1.0,
+    smallest: tuple[float, float] | None = None,
 ) -> dict[str, Array]:
     """Candidates of one image: scored, capped, and refined.
 
@@ -211,6 +213,8 @@ def detect_regions(
         refiner: moves the boxes, or None.
         threshold, most: as in :func:`candidates_of`.
         suppress_first: below 1, candidates are suppressed at this overlap before they are capped.
+        smallest: candidates with a shorter side, across or down, once they are cut at the image
+            fall away; None keeps a pixel of each.
 
     Returns:
         columns of a detections file: boxes (C, 4) within the image, scores (C,), labels (C,).
@@ -224,8 +228,14 @@ def detect_regions(
     moved = boxes.to(found.regions.device)[found.regions]
     if refiner is not None and len(moved):
         moved = refiner(features[refiner.layer][found.regions], moved, found.labels)
+    if smallest is None:
+        moved = box_ops.clip(moved, size)
+    else:
+        moved, left = box_ops.cut(moved, size, smallest)
+        moved = moved[left]
+        found = Candidates(found.regions[left], found.scores[left], found.labels[left])
     return {
-        "boxes": box_ops.clip(moved, size).cpu().numpy(),
+        "boxes": moved.cpu().numpy(),
         "scores": found.scores.cpu().numpy(),
         "labels": found.labels.cpu().numpy(),
     }
@@ -269,7 +279,12 @@ def gather_candidates(
 
 
 def select(
-    candidates: dict[str, Array], offsets: Array, classes: int, most_per_set: int, overlap: float
+    candidates: dict[str, Array],
+    offsets: Array,
+    classes: int,
+    most_per_set: int,
+    overlap: float,
+    most: int = 0,
 ) -> tuple[dict[str, Array], list[int]]:
     """Cap the candidates of a whole set, then suppress in each image.
 
@@ -279,6 +294,7 @@ def select(
         classes: K.
         most_per_set: candidates for each class and image on average, 0 for no limit.
         overlap: of the suppression.
+        most: detections of an image over all classes, 0 for no limit.
 
     Returns:
         the columns that remain, each image's by falling score, and how many rows each image keeps.
@@ -293,6 +309,7 @@ def select(
         rows = rows[good[rows]]
         boxes = candidates["boxes"][rows]
         rows = rows[suppress(boxes, scores[rows], labels[rows], overlap)]
+        rows = rows[:most] if most else rows
         kept.append(rows)
         counts.append(len(rows))
     remaining = np.concatenate(kept) if kept else np.empty(0, np.int64)

@@ -5,7 +5,8 @@ Features come from pixels (a network, and proposals of a file or found on the sp
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rcnnpipe.errors import ArtifactError
 from rcnnpipe.extraction.choice import extractor_for
 from rcnnpipe.extraction.regions import Regions, extract
 from rcnnpipe.linear.ridge import BoxRefiner
+from rcnnpipe.models.backbones import Network
 from rcnnpipe.models.detector import Detector
 from rcnnpipe.models.folding import fold_batch_norm
 from rcnnpipe.models.weights import read_model_of_regions
@@ -42,6 +44,8 @@ class Source:
         inputs: by the part they play, for the header.
         scorer, refiner: checked against the features' origin.
         regions: given numbers of images, yields boxes (R, 4) and layer -> features (R, D) of each.
+        smallest: given an image's (height, width), the sides that its boxes have at least, across
+            and down, or None.
     """
 
     classes: tuple[str, ...]
@@ -49,6 +53,7 @@ class Source:
     scorer: Scorer
     refiner: Refiner | None
     regions: Callable[[Sequence[int]], Iterable[Pair]]
+    smallest: Callable[[tuple[int, int]], tuple[float, float] | None] = lambda size: None
 
 
 @contextmanager
@@ -90,17 +95,39 @@ def open_source(
             yield parts.source(cached)
         return
     model, network = read_model_of_regions(origin)
+    yield model_source(network, origin, model, dataset, options, device, workers, inputs)
+
+
+def model_source(
+    network: Network | Detector,
+    origin: Path,
+    header: Header,
+    dataset: Dataset,
+    options: Mapping[str, Any],
+    device: torch.device,
+    workers: int,
+    inputs: dict[str, Any],
+) -> Source:
+    """Everything for a detection from pixels by a network that is at hand.
+
+    Args:
+        network: changed in place for evaluation: a copy where it is still needed for training.
+        origin: the file that it is in, or will be, for messages.
+        header: of that file.
+        dataset, options, device, workers: as in :func:`open_source`.
+        inputs: the model and the files that are opened join them.
+    """
     network = network.to(device).eval()
     fold_batch_norm(network)
-    inputs["model"] = model
-    parts = _Parts(options, origin, model, device, inputs)
+    inputs["model"] = header
+    parts = _Parts(options, origin, header, device, inputs)
     parts.check_layers(origin, network.layer_sizes)
     own = isinstance(network, Detector) and network.rpn is not None
     find = own and options["proposals"] is None
     extractor = extractor_for(network, parts.layers, device, options, stored=False, find=find)
     boxes_of: Callable[[int], Any]
     if find:
-        _require_whole(origin, model)
+        _require_whole(origin, header)
         boxes_of = lambda number: np.empty((0, 4), np.float32)  # noqa: E731
     elif options["proposals"] is None:
         boxes_of = proposals_on_the_spot(dataset, options["seed"], options["max_proposals"])
@@ -114,7 +141,11 @@ def open_source(
             features = {x: torch.from_numpy(found[x]).to(device) for x in parts.layers}
             yield torch.from_numpy(found.get("boxes", regions.boxes)), features
 
-    yield parts.source(computed)
+    source = parts.source(computed)
+    if isinstance(network, Detector):
+        view = network.parts.view.at(options["scales"]) if options["scales"] else network.parts.view
+        source = replace(source, smallest=partial(network.parts.smallest_sides, view))
+    return source
 
 
 class _Parts:
@@ -130,7 +161,7 @@ class _Parts:
     ) -> None:
         self.inputs = inputs
         self._lengths: dict[Path, tuple[str, int]] = {}
-        self.classes = header.classes
+        self.classes = self._own_classes = header.classes
         self.scorer: Scorer = SoftmaxScorer()
         self.refiner: Refiner | None = None
         self._refines = bool(options["refine"])
@@ -169,8 +200,6 @@ class _Parts:
                     f"{path} takes features of layer '{layer}' of length {length}, but {origin} "
                     f"has {has}"
                 )
-        if self._refines and self.refiner is None and DeltaRefiner().layer in sizes:
-            self.refiner = DeltaRefiner()
         if self.scorer.layer not in sizes:
             raise ArtifactError(
                 f"{origin} has no layer '{self.scorer.layer}', only {', '.join(sizes)}; give --svm,"
@@ -182,6 +211,14 @@ class _Parts:
                 f"the classifier of {origin} has {outputs} outputs, not one for the background and "
                 f"each of {len(self.classes) - 1} classes; give --svm, or a model from finetune"
             )
+        deltas = sizes.get(DeltaRefiner().layer)
+        if self._refines and self.refiner is None and deltas is not None:
+            if deltas != 4 * len(self.classes) or self.classes != self._own_classes:
+                raise ArtifactError(
+                    f"{origin} has learnt to move boxes of other classes than those that are "
+                    "scored; give --bbox-reg, or --no-refine"
+                )
+            self.refiner = DeltaRefiner()
 
     def source(self, regions: Callable[[Sequence[int]], Iterable[Pair]]) -> Source:
         """All of it."""

@@ -4,6 +4,7 @@ The model's own probabilities score the regions, boxes move by a detector's own 
 the caps and the suppression are R-CNN's (``rcnn_test.m``): the defaults of ``rcnnpipe detect``.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rcnnpipe.artifacts.detections import COLUMNS
 from rcnnpipe.artifacts.store import Header
 from rcnnpipe.datasets.records import Dataset
 from rcnnpipe.detection import detect_regions, select
-from rcnnpipe.detection_sources import open_source
+from rcnnpipe.detection_sources import Source, open_source
 from rcnnpipe.errors import ArtifactError
 from rcnnpipe.evaluation.columns import Results, Truth, results_of, truth_of
 from rcnnpipe.evaluation.scores import evaluate_detections
@@ -22,7 +23,8 @@ from rcnnpipe.progress import track
 from rcnnpipe.ragged import offsets_of
 
 MOST_PER_IMAGE, MOST_PER_SET, NMS_OVERLAP = 100, 40, 0.3
-_OPTIONS: dict[str, Any] = {
+# Of rcnnpipe detect, without what names files.
+DEFAULTS: dict[str, Any] = {
     "features": None,
     "svm": None,
     "bbox_reg": None,
@@ -87,22 +89,43 @@ def score_model(
     Raises:
         ArtifactError: files are missing or do not belong together.
     """
-    options = _OPTIONS | {"model": path, "proposals": proposals}
-    records, found = dataset.records, []
-    with open_source(dataset, options, device, workers) as source, torch.inference_mode():
-        regions = track(source.regions(range(len(records))), len(records), "detect")
-        for record, (boxes, features) in zip(records, regions, strict=True):
-            size, parts = record.size, (source.scorer, source.refiner)
-            found.append(detect_regions(features, boxes, size, *parts, -np.inf, MOST_PER_IMAGE))
+    options = DEFAULTS | {"model": path, "proposals": proposals}
+    with open_source(dataset, options, device, workers) as source:
+        return judged(candidates(source, dataset, range(len(dataset.records))), dataset, truth)
+
+
+def candidates(source: Source, dataset: Dataset, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """The candidates of some images, scored, capped and moved, before any is suppressed.
+
+    Args:
+        source: of the detection.
+        dataset: whose images are looked at.
+        numbers: of the images.
+
+    Returns:
+        for each of them the columns boxes (C, 4), scores (C,), labels (C,).
+    """
+    found = []
+    with torch.inference_mode():
+        regions = track(source.regions(numbers), len(numbers), "detect")
+        for number, (boxes, features) in zip(numbers, regions, strict=True):
+            size, parts = dataset.records[number].size, (source.scorer, source.refiner)
+            caps, smallest = (-np.inf, MOST_PER_IMAGE), source.smallest(size)
+            found.append(detect_regions(features, boxes, size, *parts, *caps, smallest=smallest))
+    return found
+
+
+def judged(found: list[dict[str, Any]], dataset: Dataset, truth: Truth) -> dict[str, float]:
+    """VOC's and COCO's average precision and the like of the candidates of all images."""
     return evaluate_detections(_selected(found, dataset, truth), truth).metrics()
 
 
 def _selected(found: list[dict[str, Any]], dataset: Dataset, truth: Truth) -> Results:
     """What the caps and the suppression leave of the candidates of each image."""
-    offsets = offsets_of([len(columns["scores"]) for columns in found])
-    candidates = {name: np.concatenate([columns[name] for columns in found]) for name in COLUMNS}
+    offsets = offsets_of([len(one["scores"]) for one in found])
+    columns = {name: np.concatenate([one[name] for one in found]) for name in COLUMNS}
     classes = len(truth.classes) - 1
-    kept, counts = select(candidates, offsets, classes, MOST_PER_SET, NMS_OVERLAP)
+    kept, counts = select(columns, offsets, classes, MOST_PER_SET, NMS_OVERLAP)
     places = {image_id: place for place, image_id in enumerate(truth.image_ids)}
     images = np.repeat([places[image_id] for image_id in dataset.image_ids], counts)
     return results_of(truth, images, kept["labels"], kept["scores"], kept["boxes"])

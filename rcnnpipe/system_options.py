@@ -1,6 +1,7 @@
 """Options whose defaults are a system's constants; which options mean something in which system."""
 
-from dataclasses import fields
+import logging
+from dataclasses import fields, replace
 from typing import Any
 
 import click
@@ -9,6 +10,8 @@ from rcnnpipe.errors import SettingError
 from rcnnpipe.options import refuse_given
 from rcnnpipe.systems import fast, faster, fpn, rcnn, sppnet
 from rcnnpipe.systems.rcnn import Sampling, Solver
+
+_log = logging.getLogger(__name__)
 
 # What each system's options are where none are given.
 SYSTEMS = {
@@ -42,6 +45,15 @@ _OF = {
     **dict.fromkeys(("anchor_sizes", "straddle"), _WITH_RPN),
     **dict.fromkeys(("pre_nms", "post_nms"), ("faster", "fpn")),
     **dict.fromkeys(("lateral", "top_down", "finest_only"), ("fpn",)),
+    **dict.fromkeys(("validate", "validate_every", "patience"), ("rcnn", "fast", "faster", "fpn")),
+    **dict.fromkeys(("validate_proposals",), ("rcnn", "fast")),
+}
+_OF_VALIDATION = ("validate_every", "validate_proposals", "patience")
+_OF_STEPS = ("step", "gamma")
+# Options that are not recorded while they ask for nothing.
+_OFF = {
+    **dict.fromkeys(("clip", "average", "validate", "patience"), None),
+    **{"optimizer": "sgd", "schedule": "step", "warm_up": 0},
 }
 _NEEDED = {
     "rcnn": ("data", "proposals"),
@@ -71,6 +83,11 @@ FIELDS = {
     "weight_decay": "weight_decay",
     "bias_lr_multiplier": "bias_multiplier",
     "classifier_lr_multiplier": "classifier_multiplier",
+    "optimizer": "optimizer",
+    "schedule": "schedule",
+    "warm_up": "warm_up",
+    "clip": "clip",
+    "average": "average",
 }
 
 
@@ -82,10 +99,16 @@ def system_option(flag: str, type: Any, help: str = "") -> Any:
         for name, rules in SYSTEMS.items()
     }
     same = len(set(values.values())) == 1
-    shown = [f"{value:g}" + ("" if same else f" {name}") for name, value in values.items()]
+    shown = [_shown(value) + ("" if same else f" {name}") for name, value in values.items()]
     return click.option(
         flag, type=type, help=help, show_default=shown[0] if same else ", ".join(shown)
     )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    return "none" if value is None else str(value)
 
 
 def complete_options(ctx: click.Context, options: dict[str, Any]) -> None:
@@ -100,7 +123,13 @@ def complete_options(ctx: click.Context, options: dict[str, Any]) -> None:
         if options[name] is None:
             flag = "DATA" if name == "data" else f"--{name}"
             raise SettingError(f"--system {system} needs {flag}; {_MADE_BY[name]}")
+    _complete_validation(ctx, options)
+    if options["schedule"] == "cosine":
+        refuse_given(ctx, _OF_STEPS, "with --schedule cosine")
     sampling, solver = SYSTEMS[system]
+    if options["optimizer"] == "adamw":
+        solver = replace(solver, **rcnn.ADAMW)
+    _tell_of_the_rate(options)
     for name, field in FIELDS.items():
         if options[name] is None:
             rule = sampling if hasattr(sampling, field) else solver
@@ -114,9 +143,42 @@ def complete_options(ctx: click.Context, options: dict[str, Any]) -> None:
         )
 
 
+def _complete_validation(ctx: click.Context, options: dict[str, Any]) -> None:
+    if options["validate"] is None:
+        refuse_given(ctx, _OF_VALIDATION, "without --validate")
+    elif options["system"] in _OF["validate_proposals"] and not options["validate_proposals"]:
+        raise SettingError(
+            f"--validate needs --validate-proposals with --system {options['system']}; run "
+            f"rcnnpipe propose on the split {options['validate']} first"
+        )
+
+
+def _tell_of_the_rate(options: dict[str, Any]) -> None:
+    """Goyal et al. 2017, 2.1: a batch of another size wants another rate, and other iterations."""
+    name = "images" if options["system"] in IMAGES else "batch_size"
+    sampling, solver = SYSTEMS[options["system"]]
+    usual = IMAGES.get(options["system"], sampling.batch_size)
+    if options[name] in (None, usual) or options["lr"] or options["optimizer"] == "adamw":
+        return
+    _log.info(
+        "--%s %d instead of %d: --lr %.3g, and iterations, steps and warm-up times %.3g, would be "
+        "in proportion",
+        *(name.replace("_", "-"), options[name], usual),
+        *(solver.learning_rate * options[name] / usual, usual / options[name]),
+    )
+
+
 def without_meaning(system: str) -> list[str]:
     """Options that have no meaning in a system."""
     return [name for name, systems in _OF.items() if system not in systems]
+
+
+def unrecorded(options: dict[str, Any]) -> list[str]:
+    """Of completed options those that cannot change the result: of other systems, or not in use."""
+    off = [name for name, value in _OFF.items() if options[name] == value]
+    off += _OF_STEPS if options["schedule"] == "cosine" else ()
+    off += ("validate_every",) if options["validate"] is None else ()
+    return [*without_meaning(options["system"]), *off]
 
 
 def rules_of(options: dict[str, Any]) -> tuple[Sampling, Solver]:

@@ -83,6 +83,12 @@ _OF_THE_NETWORK = ("seed", "batch_size", "precision", "device")
     default=0.3,
     help="IoU above which the worse box goes; 1 suppresses nothing.",
 )
+@click.option(
+    "--max-detections",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Best of an image over all classes after suppression; 0: all, py-faster-rcnn: 100.",
+)
 @click.option("--max-proposals", type=click.IntRange(min=0), default=0, help="Best of an image.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, help="Windows at once.")
 @click.option(
@@ -159,6 +165,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
                     -np.inf if threshold is None else threshold,
                     options["max_per_image"],
                     options["nms_overlap"] if options["suppress_first"] else 1.0,
+                    source.smallest(dataset.records[i].size),
                 )
 
         with torch.inference_mode():
@@ -196,9 +203,8 @@ def _write(
     from rcnnpipe.ragged import offsets_of
 
     classes = len(header.classes) - 1
-    columns, counts = select(
-        candidates, offsets, classes, options["max_per_set"], options["nms_overlap"]
-    )
+    rules = (options["max_per_set"], options["nms_overlap"], options["max_detections"])
+    columns, counts = select(candidates, offsets, classes, *rules)
     arrays = images | {"offsets": offsets_of(counts)} | columns
     if options["keep_candidates"]:
         arrays |= {f"candidates/{name}": column for name, column in candidates.items()}

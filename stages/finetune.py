@@ -26,7 +26,7 @@ from rcnnpipe.system_options import (
     complete_options,
     rules_of,
     system_option,
-    without_meaning,
+    unrecorded,
 )
 from rcnnpipe.systems.rcnn import CROPS
 
@@ -157,10 +157,30 @@ _UNRECORDED = ("init", "network", "padding", "device", "checkpoint_every", "imag
     _not_negative,
     "Of biases, which also have no weight decay.",
 )
+@system_option("--optimizer", click.Choice(["sgd", "adamw"]), "adamw: by default at 1e-4 and .05.")
+@system_option("--schedule", click.Choice(["step", "cosine"]), "Of the rate; cosine: down to 0.")
+@system_option("--warm-up", _count, "First iterations, in which the rate grows from a third.")
 @system_option("--step", _count, "Iterations until the rate changes.")
 @system_option("--gamma", _above_zero, "Factor of that change.")
-@system_option("--momentum", click.FloatRange(0, 1, max_open=True))
+@system_option("--momentum", click.FloatRange(0, 1, max_open=True), "adamw: its first beta.")
 @system_option("--weight-decay", _not_negative)
+@system_option("--clip", _above_zero, "Largest L2 norm of all gradients together.")
+@system_option(
+    "--average",
+    click.FloatRange(0, 1, min_open=True, max_open=True),
+    "Decay of a moving average of the weights, which the model then has; lower at first.",
+)
+@click.option("--validate", metavar="SPLIT", help="Detect on it meanwhile; the best weights stay.")
+@click.option("--validate-every", type=_positive, default=1000, help="Iterations; and at the end.")
+@click.option(
+    "--validate-proposals", type=click.Path(path_type=Path), help="Regions of that split."
+)
+@click.option(
+    "--patience",
+    type=_positive,
+    help="End training after so many validations without a better AP.",
+    show_default="never",
+)
 @click.option(
     "--accumulate", type=_positive, default=1, help="Parts a batch is computed in, to save memory."
 )
@@ -186,6 +206,9 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     a detector, which scores and moves regions itself. rpn trains the part that finds regions alone
     (propose --method rpn), faster and fpn train all at once.
 
+    With --validate the model has the weights whose average precision (COCO's, with the settings of
+    detect) was best on that split; AP and AP50 are among the curves.
+
     A run that was stopped goes on from its last checkpoint and ends with the same bytes. Under
     torchrun every rank computes its share of each batch.
     """
@@ -201,7 +224,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         "rcnn": finetune_on_windows,
         "sppnet": finetune_on_rows,
     }.get(options["system"], finetune_on_images)
-    settings = stage_settings(ctx, (*_UNRECORDED, *without_meaning(options["system"])))
+    settings = stage_settings(ctx, (*_UNRECORDED, *unrecorded(options)))
     with join_ranks(options["device"], options["precision"]) as ranks:
         done = work(Run(options, settings, VERSION, *rules_of(options), ranks))
     seconds = time.monotonic() - started

@@ -268,6 +268,7 @@ def _train(options: dict[str, Any], source: "CropSource", header: "Header") -> N
             folder=folder,
             checkpoint_every=epoch,
             log_every=epoch,
+            remedy="lower --batch-size",
         )
         for _ in track(steps, iterations, "pretrain", "iteration", trainer.iteration):
             pass

@@ -49,3 +49,11 @@ def test_clip_keeps_a_pixel() -> None:
     given = torch.tensor([[-5.0, 2, 700, 9], [600, 500, 700, 900], [-9, -9, -3, -3]])
     expected = torch.tensor([[0.0, 2, 500, 9], [499, 374, 500, 375], [0, 0, 1, 1]])
     torch.testing.assert_close(boxes.clip(given, (375, 500)), expected)
+
+
+def test_cut_tells_which_boxes_are_left() -> None:
+    given = [[-5, 2, 4, 30], [50, 2, 60, 9], [1, 1, 1.5, 9], [1, 1, 9, 1.5], [2, 2, 2, 9]]
+    found, left = boxes.cut(torch.tensor(given), (20, 40), (0.5, 1.0))
+    assert found[0].tolist() == [0, 2, 4, 20]
+    assert left.tolist() == [True, False, True, False, False]
+    assert boxes.cut(torch.tensor(given), (20, 40))[1].tolist() == [True, False, True, True, False]

@@ -16,6 +16,7 @@ from rcnnpipe.detection import (
     class_thresholds,
     detect_regions,
     gather_candidates,
+    select,
     suppress,
     suppress_candidates,
 )
@@ -159,7 +160,7 @@ def test_suppressed_candidates_equal_the_reference(seed: int) -> None:
 def test_suppression_before_the_cap_when_detecting() -> None:
     features = {"logits": torch.tensor([[0.0, 3], [0, 2], [0, 1]])}
 
-    def left_edges(most: int, **more: float) -> list[float]:
+    def left_edges(most: int, **more: Any) -> list[float]:
         size, scorer = (20, 100), SoftmaxScorer()
         boxes = shifted(0, 5, 50)
         found = detect_regions(features, boxes, size, scorer, None, -np.inf, most, **more)
@@ -225,3 +226,16 @@ def test_candidates_of_several_files_are_put_together(tmp_path: Path) -> None:
         gather_candidates(paths, [one, two], images("a", "x"))
     with pytest.raises(ArtifactError, match=r"one\.h5 has candidates for a 9 x 9 image 'a'.*7 x 8"):
         gather_candidates(paths, [one, two], ImageList(("a",), np.array([[8, 7]])))
+
+
+def test_the_best_of_an_image_over_all_classes() -> None:
+    places = np.arange(8)[:, None] * 30 + np.array([0, 0, 20, 20])
+    candidates = {
+        "boxes": places.astype(np.float32),
+        "scores": np.array([0.9, 0.2, 0.8, 0.7, 0.3, 0.6, 0.5, 0.4], np.float32),
+        "labels": np.array([1, 1, 2, 2, 1, 1, 2, 2]),
+    }
+    found, counts = select(candidates, np.array([0, 5, 8]), 2, 0, 0.5, 2)
+    assert counts == [2, 2]
+    np.testing.assert_allclose(found["scores"], [0.9, 0.8, 0.6, 0.5])
+    assert select(candidates, np.array([0, 5, 8]), 2, 0, 0.5)[1] == [5, 3]

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from rcnnpipe.artifacts.store import Header, open_artifact, read_attribute, write_artifact
+from rcnnpipe.errors import ArtifactError
 
 Array = np.ndarray[Any, Any]
+_NUMBERS = "biuf"  # kinds of dtype
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,15 @@ def read_model(path: Path) -> Model:
         ArtifactError: it is missing, damaged or something else.
     """
     with open_artifact(path, "model") as (header, file):
+        tensors = {name: node[()] for name, node in file["tensors"].items()}
+        for name, values in tensors.items():
+            if np.asarray(values).dtype.kind not in _NUMBERS:
+                raise ArtifactError(
+                    f"{path} is damaged (tensor {name} holds no numbers); make it again"
+                )
         return Model(
             header=header,
             architecture=read_attribute(file, "architecture"),
-            tensors={name: node[()] for name, node in file["tensors"].items()},
+            tensors=tensors,
             curves={name: node[()] for name, node in file.get("curves", {}).items()},
         )

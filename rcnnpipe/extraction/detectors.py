@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rcnnpipe.boxes import clip
+from rcnnpipe.boxes import cut
 from rcnnpipe.devices import is_lack_of_memory
 from rcnnpipe.errors import SettingError
 from rcnnpipe.extraction.regions import Regions, arithmetic, as_stored
@@ -71,7 +71,8 @@ class DetectorExtractor:
                 continue
             maps = self._maps(pixels, scale, todo)
             for part in torch.split(rows, self.batch_size):
-                for layer, values in self._regions(maps, boxes[part], scale).items():
+                factors = self.view.factors(size, scale)
+                for layer, values in self._regions(maps, boxes[part], factors).items():
                     if layer not in found:
                         found[layer] = values.new_empty((len(boxes), values.shape[1]))
                     found[layer][part.to(self.device)] = values
@@ -86,13 +87,15 @@ class DetectorExtractor:
         original = (pixels.shape[1], pixels.shape[2])
         scale = self.view.scale_of(original, self.view.scales[0])
         maps = self._maps(pixels, scale, todo)
-        size = self.view.resized_size(original, scale)
+        size, factors = self.view.resized_size(original, scale), self.view.factors(original, scale)
         with arithmetic(self.device, self.precision):
-            ((boxes, scores),) = self.detector.find_regions(maps, [size], [scale], rules).proposals
-        boxes = clip(boxes, original)
-        values = {"boxes": boxes, "scores": scores[:, None]}
+            found = self.detector.find_regions(maps, [size], [factors], rules)
+        ((boxes, scores),) = found.proposals
+        boxes, left = cut(boxes, original)  # rounding may have taken them over the border
+        boxes = boxes[left]
+        values = {"boxes": boxes, "scores": scores[left, None]}
         parts = [
-            self._regions(maps, part, scale) for part in torch.split(boxes, self.batch_size or 1)
+            self._regions(maps, part, factors) for part in torch.split(boxes, self.batch_size or 1)
         ]
         for layer in self.layers:
             values[layer] = torch.cat([part[layer] for part in parts])
@@ -112,9 +115,11 @@ class DetectorExtractor:
                 f"{resized.shape[1]} pixels, does not fit into the memory; lower --scales"
             ) from error
 
-    def _regions(self, maps: list[Tensor], boxes: Tensor, scale: float) -> dict[str, Tensor]:
+    def _regions(
+        self, maps: list[Tensor], boxes: Tensor, factors: tuple[float, float]
+    ) -> dict[str, Tensor]:
         with arithmetic(self.device, self.precision):
-            pooled = self.detector.pool(maps, [boxes], [scale])
+            pooled = self.detector.pool(maps, [boxes], [factors])
             found = self.detector.behind(pooled, self.layers)
         if "deltas" in found:
             found["deltas"] = self.detector.scaled_deltas(found["deltas"].float()).flatten(1)

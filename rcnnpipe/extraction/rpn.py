@@ -44,6 +44,7 @@ def open_rpn(options: Mapping[str, Any], inputs: dict[str, Any]) -> DetectorExtr
         before=usual.before if detector.parts.neck else 0,
         keep=options["max_boxes"],
         min_size=options["min_size"],
+        resized=False,
     )
     return DetectorExtractor(*(detector, (), device, view, options["precision"]), proposals=rules)
 

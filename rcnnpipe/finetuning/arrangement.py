@@ -31,8 +31,8 @@ _OUTPUTS = ("class_scores.", "box_deltas.", "deltas_")
 
 def detector_to_train(
     options: Mapping[str, Any], inputs: dict[str, Any], classes: int
-) -> tuple[Detector, dict[str, Any]]:
-    """The detector to train, and settings that took their defaults late.
+) -> tuple[Detector, dict[str, Any], bool]:
+    """The detector to train, settings that took late defaults, and whether its outputs have learnt.
 
     Args:
         options: of the stage, complete.
@@ -67,7 +67,8 @@ def detector_to_train(
     else:
         freeze_below(detector.network, train_from)
     resolved |= {"network": name, "train-from": train_from, "parts": parts.settings()}
-    return detector, resolved
+    learnt = before is not None and before.classes == classes and not options["new_outputs"]
+    return detector, resolved, learnt
 
 
 def _detector_of(options: Mapping[str, Any], inputs: dict[str, Any]) -> Detector | None:

@@ -12,6 +12,7 @@ from rcnnpipe.datasets import open_dataset
 from rcnnpipe.datasets.policy import Policy
 from rcnnpipe.errors import DataError, SettingError
 from rcnnpipe.finetuning.arrangement import ARRANGEMENTS, detector_to_train
+from rcnnpipe.finetuning.judging import held_out, validation_of
 from rcnnpipe.finetuning.run import Run
 from rcnnpipe.finetuning.windows import warn_of_other_data
 from rcnnpipe.models.detector import Detector
@@ -25,6 +26,8 @@ from rcnnpipe.training.image_batches import ImageSource
 from rcnnpipe.training.region_targets import delta_statistics, label_regions
 from rcnnpipe.training.windows import check_sampling
 
+_SMALLER = "lower --images or --scales, or raise --accumulate, which computes it in that many parts"
+
 
 def finetune_on_images(run: Run) -> int:
     """Train a detector; returns how many iterations."""
@@ -33,7 +36,8 @@ def finetune_on_images(run: Run) -> int:
     dataset = open_dataset(options["data"], options["split"])
     inputs: dict[str, Any] = {"data": dataset}
     boxes = proposals_for(options["proposals"], dataset, 0, inputs)
-    detector, resolved = detector_to_train(options, inputs, len(dataset.classes))
+    held = held_out(options, dataset, inputs)
+    detector, resolved, learnt = detector_to_train(options, inputs, len(dataset.classes))
     header = run.header(inputs, dataset.classes, resolved)
     source = ImageSource(
         records=dataset.records,
@@ -53,10 +57,13 @@ def finetune_on_images(run: Run) -> int:
     if options["system"] == "fast":
         warn_of_other_data(options, dataset, inputs)
         source = _with_regions(run, source)
-        _normalise(run, detector, source)
+        detector.normalise(*_statistics(run, detector, source), keep=learnt)
     else:
         _require_objects(source)
-        detector.deltas_std.copy_(torch.tensor(ARRANGEMENTS[options["system"]].DELTA_STD))
+        deviation = torch.tensor(ARRANGEMENTS[options["system"]].DELTA_STD)
+        deviation = deviation.expand_as(detector.deltas_std)
+        if not learnt:
+            detector.normalise(torch.zeros_like(deviation), deviation, keep=False)
         rpn = _rpn_training(options, detector)
     loss = DetectionLoss(
         *(detector, run.sampling, options["images"], ARRANGEMENTS[options["system"]].BETA),
@@ -66,7 +73,8 @@ def finetune_on_images(run: Run) -> int:
         seed=options["seed"],
     )
     trainer = new_trainer(detector, run.solver, ranks, options["precision"], options["seed"])
-    return run.train(header, detector, trainer, source, loss)
+    validation = validation_of(options, detector, header, held, ranks)
+    return run.train(header, detector, trainer, source, loss, validation, _SMALLER)
 
 
 def _rpn_training(options: Mapping[str, Any], detector: Detector) -> RpnTraining:
@@ -128,10 +136,10 @@ def _with_regions(run: Run, source: ImageSource) -> ImageSource:
     return source.only(kept)
 
 
-def _normalise(run: Run, detector: Detector, source: ImageSource) -> None:
-    """Give the detector the mean and deviation of its targets, over the whole data set."""
+def _statistics(
+    run: Run, detector: Detector, source: ImageSource
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of the deltas of each class over the whole data set."""
     numbers = track(range(len(source.records)), len(source.records), "targets")
     pairs = ((torch.from_numpy(source.proposals[n]), source.truth_of(n)) for n in numbers)
-    mean, deviation = delta_statistics(pairs, run.sampling, detector.classes)
-    detector.deltas_mean.copy_(mean)
-    detector.deltas_std.copy_(deviation)
+    return delta_statistics(pairs, run.sampling, detector.classes)

@@ -1,7 +1,9 @@
 """What every fine-tuning shares: the header of the model, and the loop that ends with its file."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -14,7 +16,10 @@ from rcnnpipe.training.checkpoints import unfinished
 from rcnnpipe.training.curves import write_curves
 from rcnnpipe.training.distributed import Ranks
 from rcnnpipe.training.loop import Batch, LossFunction, Trainer, train
+from rcnnpipe.training.stopping import SMALLER_BATCH, keep_batch
+from rcnnpipe.training.validation import Validation
 
+_log = logging.getLogger(__name__)
 Piece = TypeVar("Piece")
 
 
@@ -76,8 +81,10 @@ class Run:
         trainer: Trainer,
         batches: "Batches[Piece]",
         loss: LossFunction[Piece],
+        validation: Validation | None = None,
+        remedy: str = SMALLER_BATCH,
     ) -> int:
-        """Train up to the last iteration and write the model; returns how many iterations.
+        """Train up to the end and write the model; returns how many iterations.
 
         Args:
             header: of the file.
@@ -85,10 +92,12 @@ class Run:
             trainer: fresh; it goes on where an earlier run was stopped.
             batches: any iteration by its number.
             loss: of a batch's piece.
+            validation: judges the model meanwhile; the file holds the best values then.
+            remedy: what to do where the memory does not suffice.
         """
         options, iterations = self.options, self.solver.iterations
         with unfinished(options["out"], header.id, first=self.ranks.first) as folder:
-            trainer.resume(folder)
+            trainer.resume(folder, validation)
             steps = train(
                 trainer,
                 batches.batches(trainer.iteration, iterations),
@@ -97,15 +106,39 @@ class Run:
                 folder=folder,
                 checkpoint_every=options["checkpoint_every"],
                 log_every=options["log_every"],
+                validation=validation,
+                remedy=remedy,
+                keep_bad=lambda iteration: self._keep_bad(batches, iteration),
             )
             for _ in track(steps, iterations, "finetune", "iteration", trainer.iteration):
                 pass
             if self.ranks.first:
                 curves = {name: np.array(values) for name, values in trainer.curves.items()}
-                write_model(options["out"], header, model.settings(), model.tensors(), curves)
+                with trainer.outcome():
+                    tensors = _best(validation, trainer.iteration < iterations) or model.tensors()
+                    write_model(options["out"], header, model.settings(), tensors, curves)
                 if options["curves"] is not None:
                     write_curves(options["curves"], trainer.curves)
-        return iterations
+        return trainer.iteration
+
+    def _keep_bad(self, batches: "Batches[Piece]", iteration: int) -> Path | None:
+        """The first rank's share of a batch, in a file beside the output."""
+        if not self.ranks.first:
+            return None
+        out: Path = self.options["out"]
+        path = out.with_name(out.name + ".bad-batch.npz")
+        return keep_batch(path, lambda: next(batches.batches(iteration, iteration + 1)))
+
+
+def _best(validation: Validation | None, early: bool) -> dict[str, np.ndarray[Any, Any]] | None:
+    """The values that were best, and a word on them; None where nothing was judged."""
+    if validation is None or validation.best is None:
+        return None
+    _log.info(
+        "%sthe model has the weights after iteration %d, the best: AP %.4f",
+        *("ended early; " if early else "", validation.best_iteration, validation.best),
+    )
+    return validation.best_tensors
 
 
 class Batches(Protocol[Piece]):

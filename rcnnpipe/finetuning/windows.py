@@ -6,6 +6,7 @@ from typing import Any
 
 from rcnnpipe.artifacts.store import Identified
 from rcnnpipe.datasets import Dataset, open_dataset
+from rcnnpipe.finetuning.judging import held_out, validation_of
 from rcnnpipe.finetuning.run import Run
 from rcnnpipe.models.backbones import Network
 from rcnnpipe.progress import track
@@ -24,6 +25,7 @@ def finetune_on_windows(run: Run) -> int:
     dataset = open_dataset(options["data"], options["split"])
     inputs: dict[str, Any] = {"data": dataset}
     boxes = proposals_for(options["proposals"], dataset, 0, inputs)
+    held = held_out(options, dataset, inputs)
     network, resolved = network_to_train(options, inputs, len(dataset.classes))
     header = run.header(inputs, dataset.classes, resolved)
     warn_of_other_data(options, dataset, inputs)
@@ -40,7 +42,9 @@ def finetune_on_windows(run: Run) -> int:
         cache_bytes=options["image_cache"] * 2**20,
     )
     trainer = new_trainer(network, run.solver, ranks, options["precision"], options["seed"])
-    return run.train(header, network, trainer, source, WindowLoss(network, options["batch_size"]))
+    loss = WindowLoss(network, options["batch_size"])
+    validation = validation_of(options, network, header, held, ranks)
+    return run.train(header, network, trainer, source, loss, validation)
 
 
 def network_to_train(

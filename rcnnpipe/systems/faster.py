@@ -40,6 +40,9 @@ TRAINING: dict[str, Any] = {"before": 12_000, "keep": 2000, "min_size": _MIN_SIZ
 TEST: dict[str, Any] = {"before": 6000, "keep": 300, "min_size": _MIN_SIZE}
 PER_LEVEL = {"per_level": False}
 
+# Section 3.1: 256 for ZF, 512 for VGG; the demo's maps have 96 channels.
+RPN_CHANNELS = {"vgg16": 512, "demo": 64}
+
 usual_view = fast.usual_view
 
 
@@ -68,5 +71,6 @@ def parts_of(
     return replace(
         parts,
         anchors=Anchors((tuple(map(float, sizes)),), RATIOS),
+        rpn_channels=RPN_CHANNELS.get(network.name, 256),
         proposals=ProposalRules(**rules, **PER_LEVEL),
     )

@@ -123,7 +123,7 @@ def parts_of(
 
 
 def _channels(name: str) -> int:
-    return 64 if name == "demo" else CHANNELS
+    return 32 if name == "demo" else CHANNELS
 
 
 def _hidden(name: str) -> int:

@@ -37,6 +37,8 @@ class Sampling:
 class Solver:
     """Stochastic gradient descent as the authors' ``pascal_finetune_solver.prototxt`` has it.
 
+    What came later is off: another optimizer or schedule, a warm-up, clipping, averaging.
+
     Caffe keeps the learning rate inside of its momentum, PyTorch outside: the two differ only in
     the few iterations after the rate has changed.
 
@@ -49,6 +51,11 @@ class Solver:
         weight_decay: of weights; biases have none.
         bias_multiplier: of the rate, for biases.
         classifier_multiplier: of the rate, for the new classifier (its bias has both).
+        optimizer: "sgd", or "adamw", whose first beta is the momentum.
+        schedule: "step", or "cosine": to 0 over the iterations.
+        warm_up: first iterations, in which the rate grows from a third of the schedule's.
+        clip: largest L2 norm of all gradients together, None for any.
+        average: decay of an exponential moving average of the weights, None for none.
     """
 
     iterations: int = 70_000  # the released models; the solver's max_iter is 100k, gains end ~40k
@@ -59,10 +66,19 @@ class Solver:
     weight_decay: float = 5e-4  # solver
     bias_multiplier: float = 2.0  # train prototxt: blobs_lr 1 and 2, weight_decay 1 and 0
     classifier_multiplier: float = 10.0  # train prototxt: fc8_pascal has blobs_lr 10 and 20
+    optimizer: str = "sgd"
+    schedule: str = "step"
+    warm_up: int = 0
+    clip: float | None = None
+    average: float | None = None
 
 
 SAMPLING = Sampling()
 SOLVER = Solver()
+
+# Rates and decays are an optimizer's own: these are of Swin Transformer (Liu et al. 2021, section
+# 4.2), ConvNeXt and others on COCO.
+ADAMW: Mapping[str, Any] = {"learning_rate": 1e-4, "weight_decay": 0.05}
 
 # Girshick et al. 2014, appendix A, figure 7: rows without and with context are paddings 0 and 16.
 PADDING = 16

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from rcnnpipe.models.detector import Detector
+from rcnnpipe.models.image_view import corner_factors
 from rcnnpipe.models.losses import smooth_l1
 from rcnnpipe.models.rpn import ProposalRules
 from rcnnpipe.models.rpn_targets import AnchorRules, label_anchors, rpn_loss, sample_anchors
@@ -85,12 +86,13 @@ class DetectionLoss:
         """The RPN's loss, averaged over images, and its proposals (P, 4) of each image."""
         view, device = self.detector.parts.view, maps[0].device
         sizes = [view.resized_size(example.size, example.scale) for example in examples]
-        scales = [example.scale for example in examples]
+        factors = self._factors(examples)
         rules = rpn.proposals if self.regions else None
-        found = self.detector.find_regions(maps, sizes, scales, rules)
+        found = self.detector.find_regions(maps, sizes, factors, rules)
         losses = []
         for number, (example, size) in enumerate(zip(examples, sizes, strict=True)):
-            boxes, labels = example.truth.boxes.to(device) * example.scale, example.truth.labels
+            corners = corner_factors(factors[number], device)
+            boxes, labels = example.truth.boxes.to(device) * corners, example.truth.labels
             truth, crowds = boxes[labels.to(device) > 0], boxes[labels.to(device) < 0]
             random = generator(self.seed, "anchors", *example.key)
             anchors, matched = label_anchors(found.anchors, truth, crowds, size, rpn.anchors)
@@ -105,6 +107,10 @@ class DetectionLoss:
         }
         return Part(rpn.weight * (objectness + box), shares), [b for b, _ in found.proposals]
 
+    def _factors(self, examples: list[Example]) -> list[tuple[float, float]]:
+        view = self.detector.parts.view
+        return [view.factors(example.size, example.scale) for example in examples]
+
     def _sample(self, example: Example, proposals: Tensor, device: torch.device) -> Sample:
         truth = Truth(*(part.to(device) for part in example.truth))
         random = generator(self.seed, "regions", *example.key)
@@ -114,8 +120,8 @@ class DetectionLoss:
         self, maps: list[Tensor], examples: list[Example], samples: list[Sample]
     ) -> Part:
         detector = self.detector
-        scales = [example.scale for example in examples]
-        pooled = detector.pool(maps, [sample.boxes for sample in samples], scales)
+        boxes = [sample.boxes for sample in samples]
+        pooled = detector.pool(maps, boxes, self._factors(examples))
         found = detector.behind(pooled)
         logits, deltas = found["logits"].float(), found["deltas"].float()
         labels = torch.cat([sample.labels for sample in samples])
@@ -128,14 +134,14 @@ class DetectionLoss:
             detector.deltas_mean[labels[objects]],
             detector.deltas_std[labels[objects]],
         )
-        boxes = smooth_l1(own - (wanted[objects] - mean) / deviation, self.beta).sum() * share
+        moved = smooth_l1(own - (wanted[objects] - mean) / deviation, self.beta).sum() * share
         right = logits.detach().argmax(1) == labels
         one = torch.tensor(len(examples) / self.images, device=logits.device)
         return Part(
-            classes + self.box_weight * boxes,
+            classes + self.box_weight * moved,
             {
                 "class-loss": torch.stack((classes.detach(), one)),
-                "box-loss": torch.stack((boxes.detach(), one)),
+                "box-loss": torch.stack((moved.detach(), one)),
                 "foreground-accuracy": _share(right, labels > 0),
                 "background-accuracy": _share(right, labels == 0),
             },

@@ -5,9 +5,10 @@ step is the one that a single process would have made.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch import distributed as dist
 
 from rcnnpipe.devices import choose_device, this_rank
 from rcnnpipe.errors import ArtifactError, SettingError
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -110,3 +113,19 @@ def require_agreement(number: int, ranks: Ranks, what: str) -> None:
             f"the ranks find different {what} ({', '.join(map(str, found))}); all need one shared "
             "folder for --out and the same inputs"
         )
+
+
+def gather_items(own: Sequence[Item], ranks: Ranks) -> list[Item]:
+    """The items of all ranks, of which each has every ``world``-th, in order and on every rank."""
+    if ranks.world == 1:
+        return list(own)
+    parts: list[list[Item]] = [[] for _ in range(ranks.world)]
+    dist.all_gather_object(parts, list(own))
+    total = sum(map(len, parts))
+    return [parts[number % ranks.world][number // ranks.world] for number in range(total)]
+
+
+def from_first_rank(tensors: Iterable[Tensor], ranks: Ranks) -> None:
+    """Replace tensors of any dtype by those of the first rank, in place."""
+    for tensor in tensors if ranks.world > 1 else ():
+        dist.broadcast(tensor, 0)

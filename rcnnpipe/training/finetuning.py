@@ -25,9 +25,11 @@ from rcnnpipe.errors import SettingError
 from rcnnpipe.models.backbones import Network
 from rcnnpipe.models.warp import Crop, warp
 from rcnnpipe.systems.rcnn import CROPS, Sampling, Solver
+from rcnnpipe.training.average import Average
 from rcnnpipe.training.distributed import Ranks
 from rcnnpipe.training.loop import Batch, Part, Trainer
-from rcnnpipe.training.schedules import steps
+from rcnnpipe.training.optimizers import make_optimizer
+from rcnnpipe.training.schedules import Schedule, cosine, steps, warmed_up
 from rcnnpipe.training.windows import Draw, Windows, by_image, draw_batch, image_ids_of
 
 Piece = tuple[Tensor, Tensor]  # (B, 3, S, S) network input, or (B, D); (B,) int64 labels
@@ -200,7 +202,7 @@ def parameter_groups(
         classifier: path of the classifier in it, if that has a rate of its own.
 
     Returns:
-        groups for ``torch.optim.SGD``, each with "lr_multiplier" for the loop.
+        groups for an optimizer, each with "lr_multiplier" for the loop.
     """
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
@@ -259,7 +261,28 @@ def new_trainer(
     """A trainer by the paper's rules; see :class:`Solver`."""
     network.to(ranks.device)
     classifier = network.architecture.classifier if isinstance(network, Network) else ""
-    groups = parameter_groups(network, solver, classifier)
-    optimizer = torch.optim.SGD(groups, lr=solver.learning_rate, momentum=solver.momentum)
-    schedule = steps(solver.learning_rate, solver.step, solver.gamma)
-    return Trainer(network, optimizer, schedule, ranks, precision=precision, seed=seed)
+    optimizer = make_optimizer(parameter_groups(network, solver, classifier), solver)
+    return Trainer(
+        *(network, optimizer, schedule_of(solver), ranks),
+        precision=precision,
+        seed=seed,
+        clip=solver.clip,
+        average=Average(network, solver.average) if solver.average is not None else None,
+    )
+
+
+def schedule_of(solver: Solver) -> Schedule:
+    """The solver's rates.
+
+    Raises:
+        SettingError: they would still grow at the end.
+    """
+    if 0 < solver.iterations < solver.warm_up:
+        raise SettingError(
+            f"--warm-up {solver.warm_up} is more than all {solver.iterations} iterations; lower it"
+        )
+    if solver.schedule == "cosine":
+        schedule = cosine(solver.learning_rate, solver.iterations)
+    else:
+        schedule = steps(solver.learning_rate, solver.step, solver.gamma)
+    return warmed_up(schedule, solver.warm_up)

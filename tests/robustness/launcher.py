@@ -21,12 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from rcnnpipe.cli import STAGES, main
+from rcnnpipe.cli import STAGES, main, module_name
 
 # What the stages import, which import everything else.
 MODULES = (
     "rcnnpipe.detection_sources",
     "rcnnpipe.evaluation.scores",
+    "rcnnpipe.finetuning.images",
     "rcnnpipe.linear.mining",
     "rcnnpipe.proposals.selective_search",
     "rcnnpipe.report.show",
@@ -102,7 +103,7 @@ class Launcher:
 
 
 def _serve() -> None:
-    stages = [f"rcnnpipe.stages.{name.replace('-', '_')}" for name in STAGES]
+    stages = [f"rcnnpipe.stages.{module_name(name)}" for name in STAGES]
     for module in (*MODULES, *stages):
         importlib.import_module(module)
     gc.freeze()  # or every child would copy the memory of all modules

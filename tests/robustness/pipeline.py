@@ -107,6 +107,7 @@ def commands(made: Made) -> dict[str, tuple[str, list[object]]]:
     tuned = ["--proposals", made.proposals, "--init", made.pretrained, *ROUNDS, *OFTEN]
     pooled = ["--proposals", made.proposals, "--model", made.pyramid, "--layers", "pool5"]
     learnt = ["--system", "sppnet", "--features", made.pooled, "--init", made.pyramid]
+    fast = ["--system", "fast", "--scales", 100]
     return {
         "prepare": ("shapes", ["prepare", "shapes", "--images", "train=4,val=2"]),
         "check": ("quarantine.json", ["check", made.faulty, "--fix"]),
@@ -124,6 +125,8 @@ def commands(made: Made) -> dict[str, tuple[str, list[object]]]:
             ["extract-features", *train, *pooled, "--random-scales", "--mirror", "--device", "cpu"],
         ),
         "finetune-pooled": ("n.h5", ["finetune", *learnt, *ROUNDS, *OFTEN]),
+        "finetune-fast": ("o.h5", ["finetune", *train, *tuned, *fast]),
+        "detect-fast": ("e.h5", ["detect", *test, "--model", made.detector, "--device", "cpu"]),
         "compress": ("c.h5", ["compress", made.model, "--layers", "fc6:16,fc7:8"]),
         "suppress-anew": ("a.h5", ["detect", *test, "--candidates", made.candidates]),
         "compare": ("table.md", ["compare", made.scores]),
@@ -155,6 +158,7 @@ def make(folder: Path) -> Made:
         "evaluate": "scores",
         "pretrain-pyramid": "pyramid",
         "pool": "pooled",
+        "finetune-fast": "detector",
     }.items():
         ran(*planned[stage][1], out_of(stage), getattr(made, name))
     ran(*planned["detect"][1], "--keep-candidates", "--out", made.candidates)

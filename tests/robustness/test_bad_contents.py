@@ -137,6 +137,54 @@ spoilt("scales that are words", POOL, "pyramid", change=head_with("view", "scale
 spoilt("an unknown projection", POOL, "pyramid", "'x' is none of paper, authors",
        change=head_with("view", "projection", "x"))  # fmt: skip
 spoilt("an unknown part of a view", POOL, "pyramid", change=head_with("view", "zoom", 2))
+WHOLE = "detect-fast"
+
+
+def detector_with(*path: str, value: Any) -> Callable[[h5py.File], None]:
+    """Changes a setting of a detector."""
+
+    def change(file: h5py.File) -> None:
+        architecture = json.loads(file.attrs["architecture"])
+        place = architecture
+        for name in path[:-1]:
+            place = place[name]
+        place[path[-1]] = value
+        file.attrs["architecture"] = json.dumps(architecture)
+
+    return change
+
+
+spoilt("a detector of no parts", WHOLE, "detector", change=detector_with("detector", value={}))
+spoilt("a detector of a word", WHOLE, "detector", change=detector_with("detector", value="fast"))
+spoilt("a detector of other classes", WHOLE, "detector", "class_scores.weight",
+       change=detector_with("classes", value=7))  # fmt: skip
+spoilt("a detector of too many classes", WHOLE, "detector",
+       change=detector_with("classes", value=10**12))  # fmt: skip
+spoilt("a detector of no network", WHOLE, "detector", "'lenet'",
+       change=detector_with("network", "network", value="lenet"))  # fmt: skip
+spoilt("a cut at no layer", WHOLE, "detector", "'conv9'",
+       change=detector_with("detector", "cut", "map", value="conv9"))  # fmt: skip
+spoilt("a detector without a head", WHOLE, "detector", "either a cut network or a neck",
+       change=detector_with("detector", "cut", value=None))  # fmt: skip
+spoilt("a pooling unheard of", WHOLE, "detector", "'mean' is none of pool, align",
+       change=detector_with("detector", "pooling", "kind", value="mean"))  # fmt: skip
+spoilt("other bins of regions", WHOLE, "detector",
+       change=detector_with("detector", "pooling", "size", value=5))  # fmt: skip
+spoilt("more strides than maps", WHOLE, "detector", "from 2 maps: there are 1",
+       change=detector_with("detector", "pooling", "strides", value=[8, 16]))  # fmt: skip
+spoilt("no scales of a detector", WHOLE, "detector", "give one or more above 0",
+       change=detector_with("detector", "view", "scales", value=[]))  # fmt: skip
+spoilt("scales of a detector that are words", WHOLE, "detector",
+       change=detector_with("detector", "view", "scales", value=["x"]))  # fmt: skip
+spoilt("a detector without its deviations", WHOLE, "detector", "deltas_std",
+       change=without("tensors/deltas_std"))  # fmt: skip
+spoilt("a detector of numbers that are none", WHOLE, "detector", "deltas_mean",
+       change=put("tensors/deltas_mean", 0, np.nan))  # fmt: skip
+spoilt("outputs of another shape", WHOLE, "detector", "box_deltas.weight",
+       change=instead("tensors/box_deltas.weight", np.zeros((2, 2), np.float32)))  # fmt: skip
+spoilt("a tensor of words", EX, "model", change=instead("tensors/conv1.bias", np.full(32, b"x")))
+spoilt("a tensor of words in a detector", WHOLE, "detector",
+       change=instead("tensors/deltas_mean", np.full((3, 4), b"x")))  # fmt: skip
 spoilt("cells of three", TUNE, "pooled", change=instead("cells", np.zeros((616, 3), np.int64)))
 spoilt("too few scales", TUNE, "pooled", change=instead("scale", np.zeros(7, np.int64)))
 spoilt("pooled features that are no numbers", TUNE, "pooled", "no finite numbers in layer 'pool5'",

@@ -86,6 +86,25 @@ option("features of windows to learn from", "finetune", "--features has no meani
        "--features", "f.h5", code=1)  # fmt: skip
 option("training what is not at hand", "finetune-pooled", "only what follows pool5 learns",
        "--train-from", "conv1", code=1)  # fmt: skip
+option("images of windows", "finetune", "--images has no meaning with --system rcnn", "--images", 4,
+       code=1)  # fmt: skip
+option("a pooling of windows", "finetune", "--pooling has no meaning with --system rcnn",
+       "--pooling", "align", code=1)  # fmt: skip
+option("a crop of images", "finetune-fast", "--crop has no meaning with --system fast", "--crop",
+       "tight", code=1)  # fmt: skip
+option("no images", "finetune-fast", "0 is not in the range", "--images", 0)
+option("images that do not divide", "finetune-fast", "are regions of 3 images together",
+       "--images", 3, code=1)  # fmt: skip
+option("more parts than images", "finetune-fast", "--images 2 cannot be shared by 1 ranks and 3",
+       "--accumulate", 3, code=1)  # fmt: skip
+option("a longest side too short", "finetune-fast", "a longest side of 99 pixels is below",
+       "--longest", 99, code=1)  # fmt: skip
+option("another pooling", "finetune-fast", "'mean' is not one of", "--pooling", "mean")
+option("a negative weight", "finetune-fast", "-1.0 is not in the range", "--box-weight", -1)
+option("a weight that is no number", "finetune-fast", "nan", "--box-weight", "nan")
+option("random scales of a detector", "detect-fast", "No such option '--random-scales'",
+       "--random-scales")  # fmt: skip
+option("a scale of a detector that is nothing", "detect-fast", "'0' is no list", "--scales", 0)
 option("no memory", "finetune-pooled", "0 is not in the range", "--memory", 0)
 option("another thinning", "train-svm", "'most' is not one of", "--thin", "most")
 option("cells of windows", "train-svm", "has no pyramid; use --thin overlap", "--thin", "cells",
@@ -108,6 +127,23 @@ scaled_by("images without a cell", 4, "'0', scaled to 5 x 4 pixels, is too small
 scaled_by("images of one pixel", 1, "'0', scaled to 1 x 1 pixels, is too small", "raise --scales")
 for power in (7, 12, 23):  # that fit into no memory; no number of 64 bits; no pixel of one
     scaled_by(f"images of 10^{power} pixels", 10**power, "does not fit into the memory", "lower --")
+
+
+def scaled_whole(name: str, stage: str, scale: int, *says: str) -> None:
+    """A case: the same of a detector."""
+
+    def words(spot: Spot) -> Sequence[object]:
+        return (*spot.stage(stage), "--scales", scale)
+
+    CASES(f"{name} to {stage}", *says, keeps_work=True)(words)
+
+
+for stage in ("finetune-fast", "detect-fast"):
+    scaled_whole("images without a cell", stage, 4, "scaled to 5 x 4 pixels are too small", "raise")
+    scaled_whole("images of one pixel", stage, 1, "scaled to 1 x 1 pixels are too small", "raise")
+    for power in (7, 12, 23):
+        told = ("does not fit into the memory", "lower --scales")
+        scaled_whole(f"images of 10^{power} pixels", stage, 10**power, *told)
 
 
 @CASES("COCO results without a data set", "--format coco needs --data", out="out.json")

@@ -14,10 +14,10 @@ import pytest
 
 from tests.robustness.launcher import Launcher, after
 from tests.robustness.pipeline import Made, commands, out_of, tree
+from tests.robustness.refusal import BEFORE
 
 KILLS = int(os.environ.get("RCNNPIPE_KILLS", "2"))
 MOST_IN_A_ROW = 4
-BEFORE = b"the complete file of before"
 STAGES = list(commands(Made(Path())))
 # prepare writes into no folder that holds something, check joins its list to the one of before.
 REPLACING = [stage for stage in STAGES if stage not in ("prepare", "check")]

@@ -18,8 +18,8 @@ from rcnnpipe.datasets import open_dataset
 from rcnnpipe.models import svd_ranks
 from rcnnpipe.models.backbones import Network, create_network
 from rcnnpipe.models.detector import Detector
-from rcnnpipe.models.parts import Parts
 from rcnnpipe.models.image_view import ImageView
+from rcnnpipe.models.parts import Parts
 from rcnnpipe.models.region_cut import usual_cut
 from rcnnpipe.models.region_pooling import RegionPooling
 from rcnnpipe.models.weights import read_network

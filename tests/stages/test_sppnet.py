@@ -427,7 +427,7 @@ def test_candidates_are_suppressed_anew(chain: Chain, tmp_path: Path) -> None:
     }
     assert header.classes == CLASSES
     # What scored them is told by their own file.
-    names = ("keep-candidates", "max-per-set", "nms-overlap", "split")
+    names = ("keep-candidates", "max-detections", "max-per-set", "nms-overlap", "split")
     assert sorted(header.settings) == list(names)
 
 

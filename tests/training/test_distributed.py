@@ -11,7 +11,7 @@ import torch
 
 from rcnnpipe.errors import SettingError
 from rcnnpipe.training.distributed import join_ranks, require_agreement, sum_over_ranks
-from tests.training import run_ranks
+from tests.training import run_judged, run_ranks
 
 
 def test_alone_there_is_nothing_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,3 +66,23 @@ def test_two_ranks_make_the_steps_of_one(tmp_path: Path) -> None:
         np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-5)
         for name in ("foreground-accuracy", "background-accuracy"):
             np.testing.assert_array_equal(one[name], two[name])
+
+
+@pytest.mark.slow
+def test_two_ranks_clip_average_and_judge_as_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    subprocess.run(
+        [*command, "--module", "tests.training.run_judged", str(tmp_path / "two.npz")],
+        check=True,
+        timeout=240,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+    run_judged.main(tmp_path / "one.npz")
+    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
+        assert one.files == two.files
+        assert one["best_iteration"] == two["best_iteration"]
+        for name in one.files:
+            np.testing.assert_allclose(one[name], two[name], rtol=1e-3, atol=1e-6, err_msg=name)
+        assert one["ap"][~np.isnan(one["ap"])].size == 3

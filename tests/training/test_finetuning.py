@@ -127,7 +127,7 @@ def test_rates_and_decays_are_the_authors() -> None:
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     found = {
         names[id(parameter)]: (group["lr_multiplier"], group["weight_decay"])
-        for group in parameter_groups(network, SOLVER)
+        for group in parameter_groups(network, SOLVER, "fc8")
         for parameter in group["params"]
     }
     layers = [f"conv{number}" for number in range(1, 6)] + ["fc6", "fc7"]
