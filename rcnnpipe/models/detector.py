@@ -20,7 +20,13 @@ from rcnnpipe.models.backbones import Network, empty_network
 from rcnnpipe.models.fpn import FeaturePyramid
 from rcnnpipe.models.image_view import corner_factors
 from rcnnpipe.models.parts import Parts, build_parts
-from rcnnpipe.models.region_cut import dropout_of, keep_layers, layers_of_regions
+from rcnnpipe.models.region_cut import (
+    channels_of,
+    dropout_of,
+    keep_layers,
+    layers_of_regions,
+    length_behind,
+)
 from rcnnpipe.models.rpn import ProposalRules, RpnHead, propose
 
 POOLED = "pool5"
@@ -80,7 +86,7 @@ class Detector(nn.Module):
         maps = (parts.cut.map, parts.cut.layer) if parts.cut else self._neck_layers()
         keep_layers(network, maps)
         self.network = network
-        channels = [self._channels(layer) for layer in self.map_layers]
+        channels = [channels_of(network, layer) for layer in self.map_layers]
         self.neck = FeaturePyramid(parts.neck, channels) if parts.neck else None
         if parts.neck:
             channels = [parts.neck.channels] * len(channels)
@@ -89,7 +95,9 @@ class Detector(nn.Module):
             self.fc6 = _empty_linear(length, parts.hidden)
             self.fc7 = _empty_linear(parts.hidden, parts.hidden)
         self._pooled_channels = channels[0]
-        length = parts.hidden if parts.neck else self._length(channels[0])
+        length = parts.hidden
+        if parts.cut:
+            length = length_behind(network, parts.cut, channels[0], parts.pooling.size)
         self.class_scores = _empty_linear(length, classes)
         self.box_deltas = _empty_linear(length, 4 * classes)
         self.rpn = (
@@ -121,33 +129,15 @@ class Detector(nn.Module):
     @property
     def layer_sizes(self) -> dict[str, int]:
         """D of every layer of a region; nothing is computed."""
-        return self._sizes(self.layer_names)
-
-    def _sizes(self, layers: Sequence[str]) -> dict[str, int]:
         side = self.parts.pooling.size
         pooled = torch.empty(1, self._pooled_channels, side, side, device="meta")
         empty = {name: value.to("meta") for name, value in self.state_dict().items()}
         training = self.training
         call = _Behind(self.eval())
         named = {f"detector.{name}": value for name, value in empty.items()}
-        found = torch.func.functional_call(call, named, (pooled, tuple(layers)))
+        found = torch.func.functional_call(call, named, (pooled, self.layer_names))
         self.train(training)
         return {name: value[0].numel() for name, value in found.items()}
-
-    def _channels(self, layer: str) -> int:
-        empty = {name: value.to("meta") for name, value in self.network.state_dict().items()}
-        image = torch.empty(1, 3, 224, 224, device="meta")
-        found = torch.func.functional_call(self.network, empty, (image, (layer,)))
-        return int(found[layer].shape[1])
-
-    def _length(self, channels: int) -> int:
-        assert self.parts.cut is not None
-        side, cut = self.parts.pooling.size, self.parts.cut
-        empty = {name: value.to("meta") for name, value in self.network.state_dict().items()}
-        pooled = torch.empty(2, channels, side, side, device="meta")
-        arguments = (pooled, (cut.layer,), True, cut.source)
-        found = torch.func.functional_call(self.network, empty, arguments)
-        return int(found[cut.layer].shape[1])
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Maps [(N, C, H, W)], finest first, of images (N, 3, H, W) as network input.
