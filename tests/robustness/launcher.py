@@ -137,6 +137,8 @@ def _serve() -> None:
 def _become(words: list[str]) -> NoReturn:
     """Run the command and end at once: an interpreter's end with all modules takes seconds."""
     code: object = 1
+    # Whoever started the tests in the background of a shell may have interrupts ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main(words, prog_name="rcnnpipe")
     except SystemExit as error:

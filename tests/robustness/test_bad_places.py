@@ -114,7 +114,9 @@ over("an SVM by detections", "detect", "svm")
 over("detections by their export", "export", "detections")
 
 
-@CASES("a data set by its proposals", "set.yaml is also read", "name another", out=None)
+@CASES(
+    "a data set by its proposals", "set.yaml exists and is no artifact", "name another", out=None
+)
 def _(spot: Spot) -> Sequence[object]:
     recipe = spot.file("set.yaml", f"root: {spot.made.data}")
     return ("propose", recipe, "--split", "train", "--out", recipe)
