@@ -170,7 +170,7 @@ def test_the_seed_chooses(folder: Path, tmp_path: Path) -> None:
         (("data.yaml", "--detections", "none.h5"), "does not exist"),
         (("data.yaml", "--detections", "foreign-classes.h5"), "different classes"),
         (("data.yaml", "--detections", "foreign-images.h5"), "has no image in common"),
-        (("data.yaml", "--proposals", "foreign-sizes.h5"), "was made for another"),
+        (("data.yaml", "--proposals", "foreign-sizes.h5"), "make it for the same data"),
         (("no.yaml",), "no data set"),
     ],
 )

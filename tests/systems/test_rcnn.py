@@ -27,6 +27,11 @@ def test_the_solver_is_the_authors() -> None:
         "weight_decay": 0.0005,
         "bias_multiplier": 2,
         "classifier_multiplier": 10,
+        "optimizer": "sgd",
+        "schedule": "step",
+        "warm_up": 0,
+        "clip": None,
+        "average": None,
     }
 
 
