@@ -100,7 +100,7 @@ def dropout_of(network: Network) -> nn.Module:
     with torch.device("meta"):
         whole = network.architecture.build(1)  # of a detector's network this part is gone
     parts = [whole.get_submodule(path) for path in network.architecture.layers["logits"].modules]
-    dropouts = [part for part in parts if isinstance(part, nn.Dropout)]
+    dropouts = [one for part in parts for one in part.modules() if isinstance(one, nn.Dropout)]
     return dropouts[0] if dropouts else nn.Identity()
 
 

@@ -33,7 +33,7 @@ EXPECTED: dict[str, tuple[int, float, dict[str, int]]] = {
     "demo": (8, 0.2, {"pool5": 864, "fc6": 256, "fc7": 256}),
     "vgg16": (16, 0.5, {"pool5": 25088, "fc6": 4096, "fc7": 4096}),
     "zf5": (16, 0.5, {"pool5": 9216, "fc6": 4096, "fc7": 4096}),
-    "squeezenet": (16, 0, {"pool5": 25088, "fire9": 25088, "avgpool": 512}),
+    "squeezenet": (16, 0.5, {"pool5": 25088, "fire9": 25088, "avgpool": 512}),
     "resnet18": (16, 0, {"pool5": 50176, "layer4": 25088, "avgpool": 512}),
     "resnet50": (16, 0, {"pool5": 200704, "layer4": 100352, "avgpool": 2048}),
     "resnet101": (16, 0, {"pool5": 200704, "layer4": 100352, "avgpool": 2048}),
