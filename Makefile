@@ -1,4 +1,4 @@
-# make test   lint, types, tests            make demo   R-CNN and SPP-net on drawn images, from nothing
+# make test   lint, types, tests            make demo   every system on drawn images, from nothing
 # make bench  the benchmarks                make setup  only the environment, in .venv
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -31,10 +31,10 @@ unit: setup
 	python -m pytest
 
 demo: setup
-	@echo "drawing the demo set and running R-CNN and SPP-net on it, with and without their parts"
+	@echo "drawing the demo set and running every system on it, with and without their parts"
 	dvc repro
 	@cat results/comparison.md
-	@echo "detections drawn on images: results/rcnn/shown/, results/sppnet/shown/"
+	@echo "detections drawn on images: results/SYSTEM/shown/"
 
 bench: setup
 	@for file in tests/benchmarks/bench_*.py; do \
