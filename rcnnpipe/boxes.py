@@ -6,10 +6,14 @@ converted where a file is read; their "+1" widths are exactly these widths.
 """
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor
+
+Numbers = np.ndarray[Any, Any]
 
 # Of dw and dh: 16 pixels become no more than 1000 (Detectron), so that exp stays finite.
 LOG_LIMIT = math.log(1000 / 16)
@@ -19,6 +23,23 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
     """Intersection over union of all pairs: (N, 4) and (M, 4) to (N, M) in [0, 1]."""
     overlaps: Tensor = torchvision.ops.box_iou(first, second)
     return overlaps
+
+
+def share_inside(boxes: Tensor, others: Tensor) -> Tensor:
+    """For each box (N,), the largest share of its area that lies in one of the others (M, 4)."""
+    if len(others) == 0:
+        return boxes.new_zeros(len(boxes))
+    low = torch.maximum(boxes[:, None, :2], others[:, :2])
+    high = torch.minimum(boxes[:, None, 2:], others[:, 2:])
+    inside = (high - low).clamp(min=0).prod(dim=2)  # (N, M)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=1e-9)
+    return inside.amax(dim=1) / areas
+
+
+def mirror(boxes: Numbers, width: float) -> Numbers:
+    """Boxes (N, 4) of an array on an image of this width that is mirrored left to right."""
+    x1, y1, x2, y2 = boxes.T
+    return np.stack((width - x2, y1, width - x1, y2), axis=1)
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -14,7 +14,7 @@ from rcnnpipe import boxes as box_ops
 
 # A region that lies by more than this share of its own area inside an object to ignore (a crowd) is
 # neither that object nor background.
-_IGNORED_SHARE = 0.5
+IGNORED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def match(
         touched = overlap > 0
         truth = np.where(touched, counted[best], -1)
         labels = np.where(touched, truth_labels[counted[best]], 0)
-    ignored = _share_inside(regions, truth_boxes[truth_labels < 0]) > _IGNORED_SHARE
+    ignored = _shares(regions, truth_boxes[truth_labels < 0]) > IGNORED_SHARE
     # What covers a counted object better than half is that object, crowd or not.
     labels[ignored & (overlap < 0.5)] = -1
     return Matches(overlaps, overlap, truth, labels)
@@ -77,15 +77,8 @@ def _tensor(boxes: np.ndarray[Any, Any]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(boxes, np.float32).reshape(-1, 4))
 
 
-def _share_inside(
-    regions: np.ndarray[Any, Any], others: np.ndarray[Any, Any]
-) -> npt.NDArray[np.float64]:
-    """For each region (R,), the largest share of its area that lies in one of the others."""
-    if len(others) == 0:
-        return np.zeros(len(regions))
-    low = np.maximum(regions[:, None, :2], others[None, :, :2])
-    high = np.minimum(regions[:, None, 2:], others[None, :, 2:])
-    inside = np.clip(high - low, 0, None).prod(axis=2)  # (R, others)
-    areas = np.maximum((regions[:, 2:] - regions[:, :2]).prod(axis=1), 1e-9)
-    share: npt.NDArray[np.float64] = inside.max(axis=1) / areas
-    return share
+def _shares(regions: np.ndarray[Any, Any], others: np.ndarray[Any, Any]) -> npt.NDArray[np.float32]:
+    shares: npt.NDArray[np.float32] = box_ops.share_inside(
+        _tensor(regions), _tensor(others)
+    ).numpy()
+    return shares

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rcnnpipe.ahead import ahead
+from rcnnpipe.boxes import mirror
 from rcnnpipe.datasets.pixels import read_pixels
 from rcnnpipe.datasets.records import Record
 from rcnnpipe.errors import RcnnpipeError
@@ -80,13 +81,9 @@ def mirrored(regions: Regions) -> Regions:
     own = replace(
         record,
         image_id=f"{record.image_id}@mirrored",
-        boxes=_mirrored_boxes(record.boxes, record.size[1]),
+        boxes=mirror(record.boxes, record.size[1]),
     )
-    return Regions(own, _mirrored_boxes(regions.boxes, record.size[1]), mirrored=True)
-
-
-def _mirrored_boxes(boxes: Array, width: int) -> Array:
-    return np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), axis=1)
+    return Regions(own, mirror(regions.boxes, record.size[1]), mirrored=True)
 
 
 def extract(

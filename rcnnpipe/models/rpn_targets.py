@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from rcnnpipe.boxes import encode, iou
+from rcnnpipe.boxes import encode, iou, share_inside
 from rcnnpipe.errors import SettingError
+from rcnnpipe.matching import IGNORED_SHARE
 from rcnnpipe.models.losses import smooth_l1
 
 STRADDLES = ("drop", "keep")
-# An anchor that lies by more than this share of its own area inside a crowd is no background.
-_CROWD_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def label_anchors(
         rows = rows[_inside(anchors, size)]
     counted = anchors[rows]
     found, matched[rows] = _by_overlap(iou(counted, truth), rules)
-    in_crowd = _share_inside(counted, ignored) > _CROWD_SHARE
+    in_crowd = share_inside(counted, ignored) > IGNORED_SHARE
     labels[rows] = found.masked_fill(in_crowd & (found == 0), -1)
     return labels, matched
 
@@ -128,16 +127,6 @@ def _by_overlap(overlaps: Tensor, rules: AnchorRules) -> tuple[Tensor, Tensor]:
     labels = (best < rules.negative).long() - 1
     # Last, so that an object's best anchor stays positive below the background's threshold.
     return labels.masked_fill(is_best | (best >= rules.positive), 1), matched
-
-
-def _share_inside(anchors: Tensor, others: Tensor) -> Tensor:
-    """For each anchor (A,), the largest share of its area that lies in one of the others."""
-    if len(others) == 0:
-        return anchors.new_zeros(len(anchors))
-    low = torch.maximum(anchors[:, None, :2], others[:, :2])
-    high = torch.minimum(anchors[:, None, 2:], others[:, 2:])
-    inside = (high - low).clamp(min=0).prod(dim=2)  # (A, I)
-    return inside.amax(dim=1) / (anchors[:, 2:] - anchors[:, :2]).prod(dim=1)
 
 
 def sample_anchors(

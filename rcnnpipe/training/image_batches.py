@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rcnnpipe.ahead import ahead
+from rcnnpipe.boxes import mirror
 from rcnnpipe.datasets.policy import Policy, labels_under
 from rcnnpipe.datasets.records import Record
 from rcnnpipe.models.image_view import ImageView, resize, to_batch
@@ -122,7 +123,7 @@ class ImageSource:
         record = self.records[image]
         labels = labels_under(record, self.policy)
         kept = labels != 0
-        boxes = _mirrored(record.boxes, record.size[1]) if flip else record.boxes
+        boxes = mirror(record.boxes, record.size[1]) if flip else record.boxes
         return Truth(
             torch.from_numpy(boxes[kept].astype(np.float32)), torch.from_numpy(labels[kept])
         )
@@ -138,7 +139,7 @@ class ImageSource:
         prepared = self.preprocessing.apply(pixels.flip(-1) if flip else pixels)
         resized = resize(prepared, self.view.resized_size(record.size, scale))
         boxes = self.proposals[image]
-        boxes = _mirrored(boxes, record.size[1]) if flip else boxes
+        boxes = mirror(boxes, record.size[1]) if flip else boxes
         return resized, Example(
             size=record.size,
             scale=scale,
@@ -151,7 +152,3 @@ class ImageSource:
         images = to_batch([image for image, _ in prepared], self.view.multiple)
         device = self.ranks.device
         return images.to(device, non_blocking=True), [example for _, example in prepared]
-
-
-def _mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
-    return np.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), axis=1)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from rcnnpipe import boxes as box_ops
+from rcnnpipe.matching import IGNORED_SHARE
 from rcnnpipe.systems.rcnn import Sampling
-
-_IGNORED_SHARE = 0.5  # of a region's area in an object to ignore: it is no background then
+from rcnnpipe.training.windows import sampled_labels
 
 
 class Truth(NamedTuple):
@@ -57,20 +57,17 @@ class Labelled(NamedTuple):
 
 def label_regions(boxes: Tensor, truth: Truth, sampling: Sampling) -> Labelled:
     """Compare regions (P, 4) with the objects of their image; ties go to the first object."""
-    counted, ignored = truth.boxes[truth.labels > 0], truth.boxes[truth.labels < 0]
-    if len(counted):
-        overlap, objects = box_ops.iou(boxes, counted).max(dim=1)
+    counted = truth.labels > 0
+    if bool(counted.any()):
+        overlap, objects = box_ops.iou(boxes, truth.boxes[counted]).max(dim=1)
+        nearest = truth.labels[counted][objects].where(overlap > 0, 0)
     else:
         overlap, objects = boxes.new_zeros(len(boxes)), boxes.new_zeros(len(boxes)).long()
-    background = overlap < sampling.background_overlap
-    background &= overlap >= sampling.background_from
-    if len(ignored):
-        background &= _largest_share_inside(boxes, ignored) <= _IGNORED_SHARE
-    labels = torch.where(background, 0, -1)
-    if len(counted):
-        foreground = overlap >= sampling.foreground_overlap
-        labels = torch.where(foreground, truth.labels[truth.labels > 0][objects], labels)
-    return Labelled(labels, objects)
+        nearest = objects
+    ignored = box_ops.share_inside(boxes, truth.boxes[truth.labels < 0]) > IGNORED_SHARE
+    nearest = nearest.masked_fill(ignored & (overlap < 0.5), -1)  # as in rcnnpipe.matching
+    labels = sampled_labels(overlap.cpu().numpy(), nearest.cpu().numpy(), sampling)
+    return Labelled(torch.from_numpy(labels).to(boxes.device), objects)
 
 
 def _candidates(
@@ -84,15 +81,6 @@ def _candidates(
     # Of two objects in the same place each is itself, whichever the overlaps prefer.
     found.labels[: len(own)] = truth.labels[counted]
     return boxes, found, own
-
-
-def _largest_share_inside(boxes: Tensor, others: Tensor) -> Tensor:
-    """For each region (P,), the largest share of its area in one of the others."""
-    low = torch.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    inside = (high - low).clamp(min=0).prod(dim=2)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=1e-9)
-    return inside.max(dim=1).values / areas
 
 
 def sample_regions(

@@ -46,16 +46,20 @@ def what_it_is(
         objects: of its image.
         foreground: from this IoU on it is an object.
         background: below this IoU it is background ...
-        least: ... if it is at least this much, and not half of it lies in one to ignore.
+        least: ... if it is at least this much, and not half of it lies in one to ignore, where a
+            region needs an IoU of a half to be an object.
     """
     best, overlap, label = None, 0.0, -1
     for other, own in objects:
         if own > 0 and iou(box, other) > overlap:  # of equals the first
             best, overlap, label = other, iou(box, other), own
+    inside = [shared(box, other) / area(box) for other, own in objects if own < 0]
+    ignored = max(inside, default=0) > 0.5
+    if ignored and overlap < 0.5:  # what covers an object better than half is that object
+        return -1, None
     if best is not None and overlap >= foreground:
         return label, best
-    inside = [shared(box, other) / area(box) for other, own in objects if own < 0]
-    if least <= overlap < background and max(inside, default=0) <= 0.5:
+    if least <= overlap < background and not ignored:
         return 0, None
     return -1, None
 
