@@ -4,6 +4,8 @@ The command line prints the sentence and exits with 1; anything else that escape
 message says what is wrong, in which file or image, and what to do about it.
 """
 
+from collections.abc import Sequence
+
 
 class RcnnpipeError(Exception):
     """A mistake the user can put right. ``str(error)`` is one sentence without a traceback."""
@@ -19,3 +21,14 @@ class ArtifactError(RcnnpipeError):
 
 class SettingError(RcnnpipeError):
     """A setting whose value cannot work with the given inputs."""
+
+
+def some_of(names: Sequence[str], most: int = 10) -> str:
+    """Names for a message, at most so many of them, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def one_line(error: object) -> str:
+    """What an error of a library says, without line breaks."""
+    return " ".join(str(error).split())

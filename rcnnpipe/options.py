@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from rcnnpipe.errors import RcnnpipeError, SettingError
+from rcnnpipe.errors import RcnnpipeError, SettingError, one_line
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -212,7 +212,7 @@ def _find_section(value: str) -> tuple[str, str, Any]:
     except RecursionError:
         raise click.BadParameter(f"{file} is nested too deeply to hold settings") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+        raise click.BadParameter(f"{file} is not YAML: {one_line(error)}") from None
     for key in section.split(".") if section else ():
         if not isinstance(node, Mapping) or key not in node:
             raise click.BadParameter(f"{file} has no section '{section}'")

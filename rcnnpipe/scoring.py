@@ -16,13 +16,13 @@ from rcnnpipe.artifacts.store import Header
 from rcnnpipe.datasets.records import Dataset
 from rcnnpipe.detection import detect_regions, select
 from rcnnpipe.detection_sources import Source, open_source
-from rcnnpipe.errors import ArtifactError
+from rcnnpipe.errors import ArtifactError, some_of
 from rcnnpipe.evaluation.columns import Results, Truth, results_of, truth_of
 from rcnnpipe.evaluation.scores import evaluate_detections
 from rcnnpipe.progress import track
 from rcnnpipe.ragged import offsets_of
+from rcnnpipe.systems.rcnn import MOST_PER_IMAGE, MOST_PER_SET, NMS_OVERLAP
 
-MOST_PER_IMAGE, MOST_PER_SET, NMS_OVERLAP = 100, 40, 0.3
 # Of rcnnpipe detect, without what names files.
 DEFAULTS: dict[str, Any] = {
     "features": None,
@@ -35,7 +35,6 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "scales": None,
 }
-_NAMES_SHOWN = 5
 
 
 def truth_for(path: Path, header: Header, outputs: int, dataset: Dataset) -> Truth:
@@ -53,14 +52,14 @@ def truth_for(path: Path, header: Header, outputs: int, dataset: Dataset) -> Tru
     """
     truth = truth_of(dataset)
     known = header.classes[1:]
-    knows = f"classes {_some(known)}"
+    knows = f"classes {some_of(known)}"
     if outputs != len(header.classes):
         knows = f"{outputs} outputs for {len(known)} classes and the background"
     elif header.classes == truth.classes:
         return truth
     raise ArtifactError(
         f"{path} has no average precision on {dataset.name}, whose classes are "
-        f"{_some(truth.classes[1:])}: its classifier has {knows}; give a model that rcnnpipe "
+        f"{some_of(truth.classes[1:])}: its classifier has {knows}; give a model that rcnnpipe "
         "finetune made on these classes"
     )
 
@@ -129,8 +128,3 @@ def _selected(found: list[dict[str, Any]], dataset: Dataset, truth: Truth) -> Re
     places = {image_id: place for place, image_id in enumerate(truth.image_ids)}
     images = np.repeat([places[image_id] for image_id in dataset.image_ids], counts)
     return results_of(truth, images, kept["labels"], kept["scores"], kept["boxes"])
-
-
-def _some(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more

@@ -22,6 +22,7 @@ from rcnnpipe.options import (
     stage_settings,
     workers_option,
 )
+from rcnnpipe.systems.rcnn import MOST_PER_IMAGE, MOST_PER_SET, NMS_OVERLAP
 
 if TYPE_CHECKING:
     from rcnnpipe.artifacts.rows import Array, RowWriter
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from rcnnpipe.datasets import Dataset
 
 VERSION = 1
-
-# rcnn_test.m: at most 100 candidates for a class in an image, 40 on average over the set.
-MOST_PER_IMAGE, MOST_PER_SET = 100, 40
 
 # What --candidates have behind them, and what they do not need.
 _OF_SCORING = (
@@ -80,7 +78,7 @@ _OF_THE_NETWORK = ("seed", "batch_size", "precision", "device")
 @click.option(
     "--nms-overlap",
     type=click.FloatRange(0, 1),
-    default=0.3,
+    default=NMS_OVERLAP,
     help="IoU above which the worse box goes; 1 suppresses nothing.",
 )
 @click.option(

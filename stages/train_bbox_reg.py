@@ -17,6 +17,7 @@ from rcnnpipe.options import (
     stage_settings,
     workers_option,
 )
+from rcnnpipe.systems.rcnn import REGRESSION_LAYER
 
 if TYPE_CHECKING:
     from rcnnpipe.linear.ridge import Regressor
@@ -33,7 +34,9 @@ _REPORT = (
 
 @click.command("train-bbox-reg", cls=StageCommand)
 @click.argument("features", type=click.Path(path_type=Path))
-@click.option("--layer", default="pool5", help="Whose features; a wrong name lists the file's.")
+@click.option(
+    "--layer", default=REGRESSION_LAYER, help="Whose features; a wrong name lists the file's."
+)
 @click.option(
     "--penalty",
     type=click.FloatRange(0, min_open=True),

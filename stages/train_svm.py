@@ -19,6 +19,7 @@ from rcnnpipe.options import (
     stage_settings,
     workers_option,
 )
+from rcnnpipe.systems.rcnn import SVM_LAYER
 
 if TYPE_CHECKING:
     from rcnnpipe.linear.mining import Detector, Solver
@@ -40,7 +41,7 @@ _REPORT = (
 
 @click.command("train-svm", cls=StageCommand)
 @click.argument("features", type=click.Path(path_type=Path))
-@click.option("--layer", default="fc7", help="Whose features; a wrong name lists the file's.")
+@click.option("--layer", default=SVM_LAYER, help="Whose features; a wrong name lists the file's.")
 @click.option(
     "--solver",
     type=click.Choice(["dual", "liblinear"]),

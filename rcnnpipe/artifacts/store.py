@@ -21,7 +21,7 @@ import numpy as np
 from rcnnpipe.artifacts.claims import check_sizes
 from rcnnpipe.artifacts.journal import locked
 from rcnnpipe.artifacts.newfile import new_file
-from rcnnpipe.errors import ArtifactError
+from rcnnpipe.errors import ArtifactError, one_line
 
 # kind -> (version of its layout, the command that makes one)
 KINDS = {
@@ -241,7 +241,7 @@ def open_artifact(path: Path, kind: str | None = None) -> Iterator[tuple[Header,
         except (OSError, KeyError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            cause = " ".join(str(error).split())
+            cause = one_line(error)
             message = f"{path} is damaged ({cause}); delete it and run {maker} again"
             raise ArtifactError(message) from error
 
@@ -270,7 +270,7 @@ def _checked_header(path: Path, file: h5py.File, kind: str | None) -> Header:
             software=json.loads(file.attrs["software"]),
         )
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        message = f"{path} is damaged ({' '.join(str(error).split())})"
+        message = f"{path} is damaged ({one_line(error)})"
         raise ArtifactError(f"{message}; delete it and run {KINDS[found][1]} again") from None
 
 

@@ -16,7 +16,7 @@ from rcnnpipe.datasets.parsed import Parsed, ParsedImage, ParsedObject, number
 from rcnnpipe.datasets.paths import Outside, by_stem, check_link, files_below, locate
 from rcnnpipe.datasets.recipe import Recipe
 from rcnnpipe.datasets.voc import once, read_list
-from rcnnpipe.errors import DataError
+from rcnnpipe.errors import DataError, one_line
 from rcnnpipe.images import image_size
 
 _NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt")
@@ -117,7 +117,7 @@ def _names(root: Path) -> tuple[str, ...] | None:
         try:
             entries = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+            raise DataError(f"{file} cannot be read: {one_line(error)}") from error
         names: Any = entries.get("names") if isinstance(entries, dict) else None
         if isinstance(names, dict) and sorted(names) == list(range(len(names))):
             names = [names[index] for index in range(len(names))]

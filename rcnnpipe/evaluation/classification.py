@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rcnnpipe.errors import ArtifactError
+from rcnnpipe.errors import ArtifactError, some_of
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-_NAMES_SHOWN = 10
 _MANY = 5  # ILSVRC's second measure: the right class is among the five best answers
 
 
@@ -146,20 +145,16 @@ def labels_among(
     unknown = [names[label] for label in used if names[label] not in known[1:]]
     if len(unknown) == len(used):
         raise ArtifactError(
-            f"{model} and {data} have no class in common: {_some(known[1:])} against "
-            f"{_some(unknown)}; judge it on classes that it was trained on"
+            f"{model} and {data} have no class in common: {some_of(known[1:])} against "
+            f"{some_of(unknown)}; judge it on classes that it was trained on"
         )
     if unknown:
         raise ArtifactError(
-            f"{data} has examples of classes that {model} does not know ({_some(unknown)}; it "
-            f"knows {_some(known[1:])}); leave them out with 'rename' in a recipe, or train on them"
+            f"{data} has examples of classes that {model} does not know ({some_of(unknown)}; "
+            f"it knows {some_of(known[1:])}); leave them out with 'rename' in a recipe, or train on "
+            "them"
         )
     numbers = np.zeros(len(names), np.int64)
     for label in used:
         numbers[label] = known.index(names[label])
     return numbers[labels]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rcnnpipe.errors import DataError
+from rcnnpipe.errors import DataError, some_of
 from rcnnpipe.evaluation.columns import Floats, Integers, Results, Truth, results_of
 
 Region = Literal["boxes", "masks", "keypoints"]
@@ -96,14 +96,14 @@ def _labels(
     if not labels.any():
         named = [f"{id} ({truth.classes[label]})" for id, label in labels_of.items()]
         raise DataError(
-            f"{path} has no category in common with the data set: its ids are {_some(strange)}, "
-            f"the data set's {_some(named)}"
+            f"{path} has no category in common with the data set: its ids are {some_of(strange)}, "
+            f"the data set's {some_of(named)}"
         )
     if not strange:
         return labels, ()
     count = int((labels == 0).sum())
     note = (
-        f"{count} detections of categories the data set does not have ({_some(strange)}) left out"
+        f"{count} detections of categories the data set does not have ({some_of(strange)}) left out"
     )
     return labels, (note,)
 
@@ -201,8 +201,3 @@ def _fits(value: object, length: int | None) -> bool:
         return np.array(value, np.float64).shape == (() if length is None else (length,))
     except (TypeError, ValueError):
         return False
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from rcnnpipe.devices import is_lack_of_memory
-from rcnnpipe.errors import SettingError
+from rcnnpipe.errors import SettingError, one_line
 from rcnnpipe.models import compression
 from rcnnpipe.models.architectures import NETWORKS, Architecture
 from rcnnpipe.models.preprocessing import Preprocessing, build_preprocessing, preset
@@ -290,7 +290,7 @@ def build_network(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> Ne
         network = empty_network(settings, mean_image)
         network.load_state_dict(values)
     except (KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).rpartition("Network: ")[2]
+        reason = one_line(error).rpartition("Network: ")[2]
         if isinstance(error, KeyError):
             reason = f"there is no {reason}"
         elif is_lack_of_memory(error):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rcnnpipe.devices import is_lack_of_memory
-from rcnnpipe.errors import SettingError
+from rcnnpipe.errors import SettingError, one_line
 from rcnnpipe.models.backbones import Network, empty_network
 from rcnnpipe.models.fpn import FeaturePyramid
 from rcnnpipe.models.image_view import corner_factors
@@ -304,7 +304,7 @@ def build_detector(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> D
         detector = Detector(network, build_parts(settings["detector"]), settings["classes"])
         detector.load_state_dict(values)
     except (KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).rpartition("Detector: ")[2]
+        reason = one_line(error).rpartition("Detector: ")[2]
         if isinstance(error, KeyError):
             reason = f"there is no {reason}"
         elif is_lack_of_memory(error):

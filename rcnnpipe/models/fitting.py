@@ -1,11 +1,11 @@
 """Whether the tensors of a file are those that a network has: names and shapes, then values."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from rcnnpipe.errors import DataError
+from rcnnpipe.errors import DataError, some_of
 
 Shape = tuple[int, ...]
 _NAMES_SHOWN = 3
@@ -28,7 +28,7 @@ def require_fit(
     missing = sorted(key for key in wanted.keys() - held.keys() if not is_counter(key))
     unexpected = sorted(key for key in held.keys() - wanted.keys() if not is_counter(key))
     told = {"it lacks": missing, "it has besides": unexpected}
-    faults = [f"{what} {_some(names)}" for what, names in told.items() if names]
+    faults = [f"{what} {some_of(names, _NAMES_SHOWN)}" for what, names in told.items() if names]
     if faults:
         raise DataError(f"{where} does not fit {name}: {'; '.join(faults)}")
     wrong = [key for key in wanted if key in held and held[key] != wanted[key]]
@@ -45,15 +45,9 @@ def require_finite(where: str, values: Mapping[str, Tensor]) -> None:
     """
     bad = [key for key, value in values.items() if not bool(torch.isfinite(value).all())]
     if bad:
-        raise DataError(f"{where} holds values that are not finite in {_some(bad)}")
+        raise DataError(f"{where} holds values that are not finite in {some_of(bad, _NAMES_SHOWN)}")
 
 
 def is_counter(key: str) -> bool:
     """Whether a tensor only counts a batch norm's batches."""
     return key.endswith("num_batches_tracked")
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcnnpipe.errors import DataError
+from rcnnpipe.errors import DataError, one_line
 
 Shape = tuple[int, ...]
 Opened = tuple[Mapping[str, Shape], Callable[[str], Tensor]]
@@ -120,7 +120,7 @@ def _plain(value: Tensor) -> Tensor:
 
 def _one_line(error: BaseException) -> str:
     told = getattr(error, "strerror", None) or error
-    return " ".join(str(told).split())[:200]
+    return one_line(told)[:200]
 
 
 READERS: dict[str, Callable[[Path], AbstractContextManager[Opened]]] = {

@@ -15,7 +15,7 @@ from torchvision.models import get_model_weights
 from rcnnpipe.artifacts.model import read_model
 from rcnnpipe.artifacts.store import Header
 from rcnnpipe.devices import is_lack_of_memory
-from rcnnpipe.errors import ArtifactError, DataError, SettingError
+from rcnnpipe.errors import ArtifactError, DataError, SettingError, one_line
 from rcnnpipe.models.architectures import NETWORKS
 from rcnnpipe.models.backbones import Network, build_network, create_network
 from rcnnpipe.models.detector import Detector, build_detector
@@ -230,7 +230,7 @@ def _from_torchvision(name: str, source: str) -> tuple[str, dict[str, Tensor]]:
         return str(weights), dict(weights.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"{weights} could not be fetched from {weights.url} ({_one_line(error)}); "
+            f"{weights} could not be fetched from {weights.url} ({one_line(error)}); "
             "fetch it elsewhere and give the file"
         ) from None
 
@@ -263,7 +263,3 @@ def has_folded_statistics(network: nn.Module) -> bool:
         for norm in norms
         if norm.running_mean is not None and norm.running_var is not None
     )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rcnnpipe.errors import DataError
+from rcnnpipe.errors import DataError, one_line
 
 Values = npt.NDArray[np.float64]
 SUFFIXES = (".mat", ".json", ".npz")
@@ -54,7 +54,7 @@ def read_box_file(path: Path) -> BoxFile:
     except MemoryError:
         raise DataError(f"{path} claims more than fits into memory; it is damaged") from None
     except Exception as error:  # the readers raise whatever they trip over
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise DataError(f"{path} cannot be read as {path.suffix} boxes ({reason})") from error
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rcnnpipe.datasets.records import Record
-from rcnnpipe.errors import DataError, RcnnpipeError
+from rcnnpipe.errors import DataError, RcnnpipeError, one_line
 from rcnnpipe.images import read_image
 from rcnnpipe.proposals.ranking import Proposed
 from rcnnpipe.randomness import generator
@@ -52,7 +52,7 @@ def propose_record(proposer: Proposer, record: Record, seed: int) -> Proposed:
     except Exception as error:  # what other packages raise is theirs
         raise DataError(
             f"no proposals for {record.path}: {type(error).__name__}: "
-            f"{' '.join(str(error).split()) or 'no reason given'}"
+            f"{one_line(error) or 'no reason given'}"
         ) from error
 
 

@@ -89,5 +89,9 @@ CROPS: Mapping[str, Mapping[str, Any]] = {
     "square-masked": {"mode": "square", "context": False},  # C: the mean around the region
 }
 
+# rcnn_test.m: at most 100 candidates for a class in an image, 40 on average over the set; of two
+# whose IoU is larger the worse goes.
+MOST_PER_IMAGE, MOST_PER_SET, NMS_OVERLAP = 100, 40, 0.3
+
 SVM_LAYER = "fc7"  # table 2: the best layer once the network is fine-tuned
 REGRESSION_LAYER = "pool5"  # appendix C

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from rcnnpipe.devices import choose_device, this_rank
-from rcnnpipe.errors import ArtifactError, SettingError
+from rcnnpipe.errors import ArtifactError, SettingError, one_line
 
 Item = TypeVar("Item")
 
@@ -70,7 +70,7 @@ def join_ranks(device: str = "auto", precision: str = "fp32") -> Iterator[Ranks]
     try:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
-        cause = " ".join(str(error).split())
+        cause = one_line(error)
         message = f"rank {rank} of {world} cannot meet the others ({cause}); start with torchrun"
         raise SettingError(message) from error
     try:
