@@ -151,8 +151,8 @@ def labels_among(
     if unknown:
         raise ArtifactError(
             f"{data} has examples of classes that {model} does not know ({some_of(unknown)}; "
-            f"it knows {some_of(known[1:])}); leave them out with 'rename' in a recipe, or train on "
-            "them"
+            f"it knows {some_of(known[1:])}); leave them out with 'rename' in a recipe, or train "
+            "on them"
         )
     numbers = np.zeros(len(names), np.int64)
     for label in used:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,17 @@ from tests.evaluation.made import truth
 
 def about(*image_ids: str, classes: tuple[str, ...] = made.CLASSES) -> Truth:
     one = truth([(0, 1, (0, 0, 10, 10))], images=len(image_ids))
-    return Truth(**{**vars(one), "image_ids": image_ids, "classes": classes})
+    known = dict(zip(made.IMAGE_IDS, made.SIZES, strict=True))
+    sizes = np.array([known.get(image_id, (9, 9)) for image_id in image_ids])
+    changed = {"image_ids": image_ids, "sizes": sizes, "classes": classes}
+    return Truth(**{**vars(one), **changed})
+
+
+def test_images_of_the_same_ids_and_other_sizes(tmp_path: Path) -> None:
+    path = made.make_proposals(tmp_path / "p.h5")
+    other = replace(about("first", "third"), sizes=np.array([(120, 160), (80, 201)]))
+    with pytest.raises(ArtifactError, match="200 x 80 image 'third', but it is 201 x 80"):
+        stored_proposals(path, read_proposals(path), other)
 
 
 def test_detections_in_the_order_of_the_truth(tmp_path: Path) -> None:
