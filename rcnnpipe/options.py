@@ -1,22 +1,21 @@
 """What the commands of all stages share: settings from a file, errors in one sentence, options."""
 
-import difflib
 import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from rcnnpipe.errors import RcnnpipeError, SettingError, one_line
+from rcnnpipe.errors import RcnnpipeError, SettingError
+from rcnnpipe.settings_file import SECTION, read_section
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-_SECTION = "rcnnpipe.params"
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # how each HDF5 file begins
 # Options that say how a run is done or shown; the result is the same whatever they are.
 _PLUMBING = frozenset({"workers", "verbose", "quiet", "json", "as_json", "curves", "compression"})
@@ -38,7 +37,7 @@ class StageCommand(click.Command):
                 metavar="FILE:SECTION",
                 is_eager=True,
                 expose_value=False,
-                callback=_read_section,
+                callback=read_section,
                 help="Take settings from a section of a YAML file, e.g. params.yaml:pretrain.",
             ),
             click.Option(
@@ -70,9 +69,9 @@ class StageCommand(click.Command):
         except click.BadParameter as error:
             name = error.param.name if error.param else None
             source = ctx.get_parameter_source(name) if name else None
-            if _SECTION not in ctx.meta or source is not ParameterSource.DEFAULT_MAP:
+            if SECTION not in ctx.meta or source is not ParameterSource.DEFAULT_MAP:
                 raise
-            message = f"{error.message} (from {ctx.meta[_SECTION]})"
+            message = f"{error.message} (from {ctx.meta[SECTION]})"
             raise click.BadParameter(message, ctx, error.param) from None
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -157,67 +156,6 @@ class _Plain(logging.Formatter):
 def say(message: str) -> None:
     """Tell the user something on stderr, unless --quiet."""
     logging.getLogger("rcnnpipe").info(message)
-
-
-def _read_section(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-    """Make the section named by ``--params`` the defaults of this stage's options."""
-    if value is None:
-        return
-    file, section, node = _find_section(value)
-    if node is None:
-        node = {}
-    if not isinstance(node, Mapping):
-        raise click.BadParameter(f"section '{section}' of {file} is not a mapping of settings")
-    names = {
-        option.removeprefix("--"): parameter
-        for parameter in ctx.command.params
-        for option in parameter.opts
-        if option.startswith("--") and parameter.name not in ("params", "help")
-    }
-    defaults: dict[str, Any] = {}
-    for key, setting in node.items():
-        if str(key) not in names:
-            nearest = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
-            raise click.BadParameter(f"'{key}' in {value} is not an option of this stage{hint}")
-        if setting is None:  # an empty value leaves the default
-            continue
-        parameter = names[str(key)]
-        typed = _as_typed(f"'{key}' in {value}", setting)
-        several = parameter.multiple and typed is not None
-        defaults[parameter.name or ""] = str(typed).split(",") if several else typed
-    ctx.meta[_SECTION] = value
-    ctx.default_map = defaults
-
-
-def _as_typed(place: str, setting: Any) -> str | None:
-    """A setting of a YAML file as it would stand on the command line, to be checked as there."""
-    if isinstance(setting, list) and all(isinstance(item, str | int | float) for item in setting):
-        return ",".join(map(str, setting))
-    if isinstance(setting, Mapping | list):
-        raise click.BadParameter(f"{place} is neither a value nor a list of values")
-    return None if setting is None else str(setting)
-
-
-def _find_section(value: str) -> tuple[str, str, Any]:
-    import yaml
-
-    from rcnnpipe.yaml_files import load_yaml
-
-    file, _, section = value.partition(":")
-    try:
-        node = load_yaml(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise click.BadParameter(f"{file}: {error.strerror}") from None
-    except RecursionError:
-        raise click.BadParameter(f"{file} is nested too deeply to hold settings") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{file} is not YAML: {one_line(error)}") from None
-    for key in section.split(".") if section else ():
-        if not isinstance(node, Mapping) or key not in node:
-            raise click.BadParameter(f"{file} has no section '{section}'")
-        node = node[key]
-    return file, section, node
 
 
 def stage_settings(ctx: click.Context, leave_out: Collection[str] = ()) -> dict[str, Any]:

@@ -85,7 +85,7 @@ _UNRECORDED = ("init", "network", "padding", "device", "checkpoint_every", "imag
 @click.option(
     "--pooling",
     type=click.Choice(["pool", "align"]),
-    default="pool",
+    show_default="pool",
     help="Of regions from maps: RoIPool, which rounds to cells, or RoIAlign.",
 )
 @click.option(
@@ -123,9 +123,24 @@ _UNRECORDED = ("init", "network", "padding", "device", "checkpoint_every", "imag
     help="Anchors over the border: not learnt from, or like others.",
     show_default="drop faster and rpn, keep fpn",
 )
-@click.option("--lateral/--no-lateral", default=True, help="fpn: its lateral connections.")
-@click.option("--top-down/--no-top-down", default=True, help="fpn: its way from coarse to fine.")
-@click.option("--finest-only", is_flag=True, help="fpn: its finest map alone.")
+@click.option(
+    "--lateral/--no-lateral",
+    default=None,
+    help="fpn: its lateral connections.",
+    show_default="lateral",
+)
+@click.option(
+    "--top-down/--no-top-down",
+    default=None,
+    help="fpn: its way from coarse to fine.",
+    show_default="top-down",
+)
+@click.option(
+    "--finest-only/--every-level",
+    default=None,
+    help="fpn: its finest map alone.",
+    show_default="every-level",
+)
 @click.option(
     "--train-from",
     metavar="LAYER",

@@ -12,12 +12,12 @@ from rcnnpipe.artifacts.store import open_artifact, read_attribute
 from rcnnpipe.errors import SettingError
 from rcnnpipe.models.backbones import Network
 from rcnnpipe.models.detector import Detector
+from rcnnpipe.models.image_view import ImageView
 from rcnnpipe.models.parts import Parts
-from rcnnpipe.models.weights import read_model_of_regions
-from rcnnpipe.randomness import generator
+from rcnnpipe.models.weights import read_model_of_regions, require_named
 from rcnnpipe.systems import fast, faster, fpn
 from rcnnpipe.training.finetuning import freeze_below
-from rcnnpipe.training.initial import initial_network
+from rcnnpipe.training.initial import initial_generator, initial_network
 
 ARRANGEMENTS: dict[str, ModuleType] = {
     "fast": fast,
@@ -26,6 +26,7 @@ ARRANGEMENTS: dict[str, ModuleType] = {
     "fpn": fpn,
 }
 ALL_FIXED = "outputs"  # --train-from: the whole network stays as it is
+_ABLATIONS = ["lateral", "top_down", "finest_only"]
 _OUTPUTS = ("class_scores.", "box_deltas.", "deltas_")
 
 
@@ -43,6 +44,7 @@ def detector_to_train(
         SettingError: the parts do not fit the network, or the detector of ``--init``.
     """
     before = _detector_of(options, inputs)
+    _check_parts(options, before)
     if before is None:
         network, random, resolved = initial_network(
             options["network"], options["init"], options["seed"], inputs
@@ -51,7 +53,7 @@ def detector_to_train(
             network.freeze_batch_norm()
     else:
         network, resolved = before.network, {}
-        random = _random(options["seed"])
+        random = initial_generator(options["seed"])
     name, system = network.name, ARRANGEMENTS[options["system"]]
     parts = _parts(network, options, before)
     train_from = options["train_from"]
@@ -81,17 +83,8 @@ def _detector_of(options: Mapping[str, Any], inputs: dict[str, Any]) -> Detector
             return None
     inputs["init"], detector = read_model_of_regions(path)
     assert isinstance(detector, Detector)
-    if options["network"] not in (None, detector.network.name):
-        raise SettingError(
-            f"{path} holds a {detector.network.name}, not a {options['network']}; leave the "
-            "network's name out"
-        )
+    require_named(path, detector.network, options["network"])
     return detector
-
-
-def _random(seed: int) -> torch.Generator:
-    key = int(generator(seed, "initial weights").integers(2**63))
-    return torch.Generator().manual_seed(key)
 
 
 def _parts(network: Network, options: Mapping[str, Any], before: Detector | None) -> Parts:
@@ -102,18 +95,50 @@ def _parts(network: Network, options: Mapping[str, Any], before: Detector | None
         view = view.at(options["scales"])
     if options["longest"]:
         view = replace(view, longest=options["longest"])
-    if before is not None and (before.parts.neck is not None) != (options["system"] == "fpn"):
+    if before is None:
+        return _own_parts(network, options, view)
+    parts = replace(before.parts, view=view)
+    if _lacks_rpn(before, options["system"]):
+        own = _own_parts(network, options, view)
+        parts = replace(
+            parts,
+            anchors=own.anchors,
+            proposals=own.proposals,
+            rpn_channels=own.rpn_channels,
+        )
+    return parts
+
+
+def _lacks_rpn(before: Detector, system: str) -> bool:
+    return before.rpn is None and system != "fast"
+
+
+def _check_parts(options: Mapping[str, Any], before: Detector | None) -> None:
+    """Refuse settings of parts that the detector of ``--init`` has already, or of no detector."""
+    if before is None:
+        if options["new_outputs"]:
+            raise SettingError("--new-outputs is for a detector of --init, which is none here")
+        return
+    if (before.parts.neck is not None) != (options["system"] == "fpn"):
         kind = "a feature pyramid" if before.parts.neck else "no feature pyramid"
         raise SettingError(f"the detector of --init has {kind}; give another --system")
-    if before is not None and (before.rpn is not None or options["system"] == "fast"):
-        return replace(before.parts, view=view)
-    arguments: dict[str, Any] = {"view": view, "pooling": options["pooling"]}
-    if options["system"] != "fast":
-        arguments["anchor_sizes"] = options["anchor_sizes"]
-    if options["system"] == "fpn":
-        names = ("lateral", "top_down", "finest_only")
-        arguments |= {name: options[name] for name in names}
-    parts: Parts = system.parts_of(network, **arguments)
+    fixed = ["pooling", *_ABLATIONS]
+    if not _lacks_rpn(before, options["system"]):
+        fixed.append("anchor_sizes")
+    for name in fixed:
+        if options[name] is not None:
+            flag = name.replace("_", "-")
+            raise SettingError(f"the detector of --init has its own --{flag}; leave it out")
+
+
+def _own_parts(network: Network, options: Mapping[str, Any], view: ImageView) -> Parts:
+    """The system's parts on a network."""
+    arguments: dict[str, Any] = {"view": view}
+    names = ["pooling"]
+    names += ["anchor_sizes"] if options["system"] != "fast" else []
+    names += _ABLATIONS if options["system"] == "fpn" else []
+    arguments |= {name: options[name] for name in names if options[name] is not None}
+    parts: Parts = ARRANGEMENTS[options["system"]].parts_of(network, **arguments)
     return parts
 
 

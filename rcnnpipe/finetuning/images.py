@@ -3,7 +3,7 @@
 Girshick 2015, section 2.3; Ren et al. 2015, section 3; Lin et al. 2017, sections 4 and 5.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from rcnnpipe.proposals.selection import proposals_for
 from rcnnpipe.training.detecting import DetectionLoss, RpnTraining
 from rcnnpipe.training.finetuning import new_trainer
 from rcnnpipe.training.image_batches import ImageSource
-from rcnnpipe.training.region_targets import delta_statistics, label_regions
+from rcnnpipe.training.region_targets import Candidates, candidates_of, delta_statistics
 from rcnnpipe.training.windows import check_sampling
 
 _SMALLER = "lower --images or --scales, or raise --accumulate, which computes it in that many parts"
@@ -56,8 +56,8 @@ def finetune_on_images(run: Run) -> int:
     rpn = None
     if options["system"] == "fast":
         warn_of_other_data(options, dataset, inputs)
-        source = _with_regions(run, source)
-        detector.normalise(*_statistics(run, detector, source), keep=learnt)
+        source, mean, deviation = _learnable(run, source, detector.classes)
+        detector.normalise(mean, deviation, keep=learnt)
     else:
         _require_objects(source)
         deviation = torch.tensor(ARRANGEMENTS[options["system"]].DELTA_STD)
@@ -120,26 +120,26 @@ def _nothing_to_learn(source: ImageSource) -> DataError:
     )
 
 
-def _with_regions(run: Run, source: ImageSource) -> ImageSource:
-    """The source without images of which nothing can be learnt (the authors' ``filter_roidb``)."""
+def _learnable(
+    run: Run, source: ImageSource, classes: int
+) -> tuple[ImageSource, torch.Tensor, torch.Tensor]:
+    """The source without images of which nothing can be learnt, and the statistics of its deltas.
+
+    The first is the authors' ``filter_roidb``; mean and deviation are of each class.
+    """
     kept, objects = [], 0
-    for number in range(len(source.records)):
-        truth = source.truth_of(number)
-        counted = truth.boxes[truth.labels > 0]
-        boxes = torch.cat((counted, torch.from_numpy(source.proposals[number])))
-        labels = label_regions(boxes, truth, run.sampling).labels
-        objects += int((labels > 0).sum())
-        if bool((labels >= 0).any()):
-            kept.append(number)
+
+    def looked_at() -> Iterator[Candidates]:
+        nonlocal objects
+        for number in track(range(len(source.records)), len(source.records), "targets"):
+            boxes = torch.from_numpy(source.proposals[number])
+            regions = candidates_of(boxes, source.truth_of(number), run.sampling)
+            if bool((regions.labels >= 0).any()):
+                kept.append(number)
+            objects += len(regions.deltas)
+            yield regions
+
+    mean, deviation = delta_statistics(looked_at(), classes)
     if not objects:
         raise _nothing_to_learn(source)
-    return source.only(kept)
-
-
-def _statistics(
-    run: Run, detector: Detector, source: ImageSource
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation of the deltas of each class over the whole data set."""
-    numbers = track(range(len(source.records)), len(source.records), "targets")
-    pairs = ((torch.from_numpy(source.proposals[n]), source.truth_of(n)) for n in numbers)
-    return delta_statistics(pairs, run.sampling, detector.classes)
+    return source.only(kept), mean, deviation

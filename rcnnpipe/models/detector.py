@@ -222,17 +222,17 @@ class Detector(nn.Module):
             layer -> (R, ...); "logits" (R, K + 1), "deltas" (R, 4 (K + 1)), normalised.
         """
         held: dict[str, Tensor] = {POOLED: pooled}
-        wanted = [name for name in layers if name not in (POOLED, *OUTPUTS)]
+        classified = self.parts.cut.layer if self.parts.cut else _HIDDEN[-1]
+        outputs = any(name in OUTPUTS for name in layers)
+        inner = [name for name in layers if name not in (POOLED, *OUTPUTS)]
+        inner = list(dict.fromkeys([*inner, *([classified] if outputs else [])]))
         if self.parts.cut:
-            cut = self.parts.cut
-            inner = list(dict.fromkeys([*wanted, cut.layer]))
-            held |= self.network(pooled, inner, source=cut.source)
-            features = held[cut.layer].flatten(1)
-        else:
+            held |= self.network(pooled, inner, source=self.parts.cut.source)
+        elif inner:
             held["fc6"] = self.fc6(pooled.flatten(1)).relu()
-            features = held["fc7"] = self.fc7(held["fc6"]).relu()
-        if any(name in OUTPUTS for name in layers):
-            features = self.dropout(features)
+            held["fc7"] = self.fc7(held["fc6"]).relu()
+        if outputs:
+            features = self.dropout(held[classified].flatten(1))
             held["logits"], held["deltas"] = self.class_scores(features), self.box_deltas(features)
         return {name: held[name] for name in layers}
 

@@ -175,33 +175,3 @@ def assign_levels(
     ratio = (width * height).sqrt() / reference
     level = (level_of_reference + ratio.log2() + 1e-6).floor() - finest
     return level.clamp(0, count - 1).nan_to_num(0).to(torch.int64)
-
-
-def distinct_rois(rois: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Regions of one image whose corners round to the same cells, of which one is enough to pool.
-
-    As the authors' ``test.py`` does, which hashes ``round(roi / 16)``. NumPy rounds halves to even
-    there, their RoI pooling away from zero: here both go away from zero, so that every region gets
-    exactly the values that it has without this. For "pool" only, on maps of less than 32768 cells
-    a side.
-
-    Args:
-        rois: (R, 4) float in pixels of the resized image.
-        stride: of the map.
-
-    Returns:
-        kept: (U,) int64 ascending, the first of each kind.
-        inverse: (R,) int64, place of each region's like in ``kept``: ``x[kept][inverse]`` has the
-        rows of x whose cells are the same.
-    """
-    scaled = rois * (1 / stride)  # as the kernels have it, to the last bit
-    cells = (scaled.sign() * (scaled.abs() + 0.5).floor()).to(torch.int64)
-    # Four numbers of 16 bits in one: sorting rows takes many times as long.
-    powers = torch.tensor([2**48, 2**32, 2**16, 1], device=rois.device)
-    keys = (cells.clamp(-(2**15), 2**15 - 1) * powers).sum(1)
-    distinct, kind = torch.unique(keys, return_inverse=True)
-    numbers = torch.arange(len(rois), device=rois.device)
-    first = numbers.new_full((len(distinct),), len(rois))
-    first = first.scatter_reduce(0, kind, numbers, "amin")
-    order = first.argsort()
-    return first[order], order.argsort()[kind]

@@ -180,14 +180,23 @@ def read_model_of_regions(path: Path) -> tuple[Header, Network | Detector]:
     return model.header, network
 
 
-def _own_model(
-    path: Path, name: str | None, crop: Crop | None, preprocessing: Preprocessing | None
-) -> Network:
-    _, network = read_network(path)
+def require_named(path: Path, network: Network, name: str | None) -> None:
+    """Refuse a name that is not that of the network of a file; None is no name.
+
+    Raises:
+        SettingError: tells both.
+    """
     if name is not None and network.name != name:
         raise SettingError(
             f"{path} holds a {network.name}, not a {name}; leave the network's name out"
         )
+
+
+def _own_model(
+    path: Path, name: str | None, crop: Crop | None, preprocessing: Preprocessing | None
+) -> Network:
+    _, network = read_network(path)
+    require_named(path, network, name)
     network.crop = crop or network.crop
     network.preprocessing = preprocessing or network.preprocessing
     return network

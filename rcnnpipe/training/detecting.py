@@ -29,12 +29,10 @@ class RpnTraining:
     Attributes:
         anchors: which anchors it learns from.
         proposals: which of its boxes are regions of the same batch.
-        weight: of its loss; 0 leaves it as it is.
     """
 
     anchors: AnchorRules
     proposals: ProposalRules
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ class DetectionLoss:
             "objectness-loss": torch.stack((objectness.detach(), one)),
             "rpn-box-loss": torch.stack((box.detach(), one)),
         }
-        return Part(rpn.weight * (objectness + box), shares), [b for b, _ in found.proposals]
+        return Part(objectness + box, shares), [b for b, _ in found.proposals]
 
     def _factors(self, examples: list[Example]) -> list[tuple[float, float]]:
         view = self.detector.parts.view

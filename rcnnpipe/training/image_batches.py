@@ -6,6 +6,7 @@ is and mirrored. Vocabulary: N images of a piece, P proposals and G objects of a
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -113,7 +114,7 @@ class ImageSource:
         chosen = []
         for place in range(first, first + self.images):
             epoch, number = divmod(place, total)
-            order = generator(self.seed, "images of an epoch", epoch).permutation(total)
+            order = _order(self.seed, epoch, total)
             image, flip = divmod(int(order[number]), 2) if self.mirror else (int(order[number]), 0)
             chosen.append((image, bool(flip)))
         return chosen
@@ -152,3 +153,8 @@ class ImageSource:
         images = to_batch([image for image, _ in prepared], self.view.multiple)
         device = self.ranks.device
         return images.to(device, non_blocking=True), [example for _, example in prepared]
+
+
+@lru_cache(maxsize=2)  # every draw of an epoch asks for it
+def _order(seed: int, epoch: int, total: int) -> npt.NDArray[np.int64]:
+    return generator(seed, "images of an epoch", epoch).permutation(total)

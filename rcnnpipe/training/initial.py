@@ -47,9 +47,14 @@ def initial_network(
         inputs["init"] = foreign_file(Path(init))
     else:
         recorded["init"] = init
-    key = int(generator(seed, "initial weights").integers(2**63))
-    random = torch.Generator().manual_seed(key)
+    random = initial_generator(seed)
     return load_network(name, init, random), random, recorded
+
+
+def initial_generator(seed: int) -> torch.Generator:
+    """What initial values of new layers are drawn from, on the CPU."""
+    key = int(generator(seed, "initial weights").integers(2**63))
+    return torch.Generator().manual_seed(key)
 
 
 def on_pyramid(

@@ -70,17 +70,30 @@ def label_regions(boxes: Tensor, truth: Truth, sampling: Sampling) -> Labelled:
     return Labelled(torch.from_numpy(labels).to(boxes.device), objects)
 
 
-def _candidates(
-    proposals: Tensor, truth: Truth, sampling: Sampling
-) -> tuple[Tensor, Labelled, Tensor]:
-    """The objects and then the proposals (P, 4), what they are, and the objects (G, 4) counted."""
+class Candidates(NamedTuple):
+    """All regions of an image that may be learnt from.
+
+    Attributes:
+        boxes: (P, 4), the objects themselves first.
+        labels: (P,) int64: 1..K, 0, or -1 where a region is neither.
+        deltas: those of regions that are objects (F, 4), in their order.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    deltas: Tensor
+
+
+def candidates_of(proposals: Tensor, truth: Truth, sampling: Sampling) -> Candidates:
+    """The objects of an image and its proposals (P, 4), and what they are."""
     counted = truth.labels > 0
     own = truth.boxes[counted]
     boxes = torch.cat((own, proposals))
-    found = label_regions(boxes, truth, sampling)
+    labels, objects = label_regions(boxes, truth, sampling)
     # Of two objects in the same place each is itself, whichever the overlaps prefer.
-    found.labels[: len(own)] = truth.labels[counted]
-    return boxes, found, own
+    labels[: len(own)] = truth.labels[counted]
+    rows = (labels > 0).nonzero().flatten()
+    return Candidates(boxes, labels, box_ops.encode(boxes[rows], own[objects[rows]]))
 
 
 def sample_regions(
@@ -99,46 +112,41 @@ def sample_regions(
         images: of a batch.
         random: makes the draw.
     """
-    boxes, (labels, objects), counted = _candidates(proposals, truth, sampling)
-    host = labels.cpu().numpy()
+    candidates = candidates_of(proposals, truth, sampling)
+    labels = candidates.labels.cpu().numpy()
+    objects = np.flatnonzero(labels > 0)
     total = sampling.batch_size // images
-    foreground = _draw(np.flatnonzero(host > 0), round(sampling.foreground / images), random)
-    background = _draw(np.flatnonzero(host == 0), total - len(foreground), random)
-    rows = torch.from_numpy(np.concatenate((foreground, background))).to(boxes.device)
-    boxes, labels = boxes[rows], labels[rows]
+    foreground = _draw(np.arange(len(objects)), round(sampling.foreground / images), random)
+    background = _draw(np.flatnonzero(labels == 0), total - len(foreground), random)
+    device = candidates.boxes.device
+    rows = torch.from_numpy(np.concatenate((objects[foreground], background))).to(device)
+    boxes = candidates.boxes[rows]
     deltas = torch.zeros_like(boxes)
-    own = slice(0, len(foreground))
-    if len(foreground):
-        deltas[own] = box_ops.encode(boxes[own], counted[objects[rows[own]]])
-    return Sample(boxes, labels, deltas)
+    deltas[: len(foreground)] = candidates.deltas[torch.from_numpy(foreground).to(device)]
+    return Sample(boxes, candidates.labels[rows], deltas)
 
 
 def _draw(rows: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
     return rows if len(rows) <= most else random.choice(rows, most, replace=False)
 
 
-def delta_statistics(
-    images: Iterable[tuple[Tensor, Truth]], sampling: Sampling, classes: int
-) -> tuple[Tensor, Tensor]:
+def delta_statistics(images: Iterable[Candidates], classes: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (K + 1, 4) of the deltas of each class.
 
     Over all regions of the data set that are objects, the annotated boxes among them (the
     authors' ``roidb.py``). A class without any, and the background, have mean 0 and deviation 1.
 
     Args:
-        images: proposals (P, 4) and objects of each.
-        sampling: says which regions are objects.
+        images: the regions of each; read once.
         classes: K + 1.
     """
     counts = torch.zeros(classes, 1, dtype=torch.float64)
     sums, squares = (torch.zeros(classes, 4, dtype=torch.float64) for _ in range(2))
-    for proposals, truth in images:
-        boxes, (labels, objects), counted = _candidates(proposals, truth, sampling)
-        rows = (labels > 0).nonzero().flatten()
-        deltas = box_ops.encode(boxes[rows], counted[objects[rows]]).double()
-        counts.index_add_(0, labels[rows], torch.ones(len(rows), 1, dtype=torch.float64))
-        sums.index_add_(0, labels[rows], deltas)
-        squares.index_add_(0, labels[rows], deltas.square())
+    for one in images:
+        labels, deltas = one.labels[one.labels > 0], one.deltas.double()
+        counts.index_add_(0, labels, torch.ones(len(labels), 1, dtype=torch.float64))
+        sums.index_add_(0, labels, deltas)
+        squares.index_add_(0, labels, deltas.square())
     means = sums / counts.clamp(min=1)
     deviations = (squares / counts.clamp(min=1) - means.square()).clamp(min=0).sqrt()
     known = (counts > 0) & (deviations > 1e-6)

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import numpy as np
@@ -377,27 +379,24 @@ def test_there_is_one_head() -> None:
     assert Detector(network, other, 3).layer_sizes == sizes
 
 
-def put(*path: Any, value: Any) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+Change = Callable[[dict[str, Any], dict[str, Any]], object]  # of settings and tensors
+
+
+def put(*path: str, value: Any) -> Change:
     def change(settings: dict[str, Any], tensors: dict[str, Any]) -> None:
-        place: Any = settings
-        for key in path[:-1]:
-            place = place[key]
-        place[path[-1]] = value
+        reduce(getitem, path[:-1], settings)[path[-1]] = value
 
     return change
 
 
-def without(*path: Any) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+def without(*path: str) -> Change:
     def change(settings: dict[str, Any], tensors: dict[str, Any]) -> None:
-        place: Any = settings
-        for key in path[:-1]:
-            place = place[key]
-        del place[path[-1]]
+        del reduce(getitem, path[:-1], settings)[path[-1]]
 
     return change
 
 
-def tensor(name: str, value: Any) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+def tensor(name: str, value: Any) -> Change:
     def change(settings: dict[str, Any], tensors: dict[str, Any]) -> None:
         tensors[name] = value
 
@@ -405,7 +404,7 @@ def tensor(name: str, value: Any) -> Callable[[dict[str, Any], dict[str, Any]], 
 
 
 PARTS, POOLING = ("detector",), ("detector", "pooling")
-DAMAGE: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any]], None], str]] = {
+DAMAGE: dict[str, tuple[Change, str]] = {
     "no parts": (put("detector", value={}), "there is no 'cut'"),
     "parts that are a list": (put("detector", value=[1]), "do not fit"),
     "parts that are a word": (put("detector", value="fast"), "do not fit"),
@@ -476,20 +475,25 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any]], None], str]] 
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_settings_and_tensors_are_told_in_a_sentence(damage: str) -> None:
-    detector = detector_of()
+def told_of(detector: Detector, change: Change) -> str:
+    """What is said of its settings and tensors when they are changed."""
     settings, tensors = json.loads(json.dumps(detector.settings())), detector.tensors()
-    change, told = DAMAGE[damage]
     change(settings, tensors)
     with pytest.raises(SettingError) as caught:
         build_detector(settings, tensors)
-    assert told in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert "fit ()" not in str(caught.value)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert "fit ()" not in said
+    return said
 
 
-NECK_DAMAGE: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any]], None], str]] = {
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_settings_and_tensors_are_told_in_a_sentence(damage: str) -> None:
+    change, told = DAMAGE[damage]
+    assert told in told_of(detector_of(), change)
+
+
+NECK_DAMAGE: dict[str, tuple[Change, str]] = {
     "a layer unheard of": (put("detector", "neck", "layers", value=["conv2", "conv9"]), "conv9"),
     "a layer that is no map": (put("detector", "neck", "layers", value=["conv2", "fc6"]), "fit"),
     "other layers": (put("detector", "neck", "layers", value=["conv1", "conv5"]), "do not fit"),
@@ -509,15 +513,8 @@ NECK_DAMAGE: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any]], None], s
 
 @pytest.mark.parametrize("damage", NECK_DAMAGE)
 def test_damaged_necks_are_told_in_a_sentence(damage: str) -> None:
-    detector = detector_of(parts=neck_parts)
-    settings, tensors = json.loads(json.dumps(detector.settings())), detector.tensors()
     change, told = NECK_DAMAGE[damage]
-    change(settings, tensors)
-    with pytest.raises(SettingError) as caught:
-        build_detector(settings, tensors)
-    assert told in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert "fit ()" not in str(caught.value)
+    assert told in told_of(detector_of(parts=neck_parts), change)
 
 
 def test_parts_and_necks_round_trip() -> None:

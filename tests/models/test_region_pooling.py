@@ -16,7 +16,6 @@ from rcnnpipe.models.region_pooling import (
     RegionPooling,
     assign_levels,
     build_region_pooling,
-    distinct_rois,
 )
 from tests.reference import region_pooling as slow
 
@@ -319,32 +318,6 @@ def test_numbers_of_maps_and_images_must_fit() -> None:
         RegionPooling()(random_maps(strides=(16,)), [*rois, rois[0]])
 
 
-@pytest.mark.parametrize("stride", [16, 12])
-def test_distinct_regions_are_pooled_as_all_are(stride: int) -> None:
-    (maps,) = random_maps(images=1, strides=(stride,))
-    rois = (random_rois(80, seed=4, whole=True) / 8).round() * 8  # many of them at halves of cells
-    rois = torch.cat((rois, rois.flip(0) + 1, rois))
-    kept, inverse = distinct_rois(rois, stride)
-    cells = [slow.cells_of(roi, stride) for roi in rois.tolist()]
-    assert kept.tolist() == [
-        number for number, own in enumerate(cells) if own not in cells[:number]
-    ]
-    assert [cells[number] for number in kept[inverse].tolist()] == cells
-    assert len(kept) < 170
-    pooling = RegionPooling(strides=(stride,))
-    assert torch.equal(pooling([maps], [rois[kept]])[inverse], pooling([maps], [rois]))
-
-
-def test_distinct_regions_of_none_and_of_halves() -> None:
-    kept, inverse = distinct_rois(torch.zeros(0, 4), 16)
-    assert (kept.shape, inverse.shape) == ((0,), (0,))
-    # 2.5 is 3 as is 3.4, not 2; a little less than 0 is 0.
-    rois = torch.tensor([[32.0, 0, 99, 99], [40, 0, 99, 99], [54, -3, 99, 99], [40, 8, 99, 99]])
-    kept, inverse = distinct_rois(rois, 16)
-    assert kept.tolist() == [0, 1, 3]
-    assert inverse.tolist() == [0, 1, 1, 2]
-
-
 def test_what_a_box_loses_at_its_far_corner() -> None:
     assert (RegionPooling("pool").pixel, RegionPooling("align").pixel) == (1, 0)
 
@@ -392,6 +365,3 @@ def test_cuda_equals_the_cpu(kind: str, strides: tuple[int, ...]) -> None:
     of_cpu = torch.autograd.grad(expected.square().sum(), maps)
     for one, other in zip(gradients, of_cpu, strict=True):
         torch.testing.assert_close(one.cpu(), other, rtol=1e-4, atol=1e-4)
-    assert [part.cpu().tolist() for part in distinct_rois(rois[0].cuda(), 16)] == [
-        part.tolist() for part in distinct_rois(rois[0], 16)
-    ]

@@ -98,7 +98,7 @@ def test_detections_are_torchvisions(name: str, folded: bool, tolerance: float) 
     if folded:
         fold_batch_norm(detector)
     view = replace(detector.parts.view, scales=(160,), longest=266)
-    for number, size in enumerate(SIZES[: 6 if name == "resnet18" else 2]):
+    for number, size in enumerate(SIZES if name == "resnet18" and not folded else SIZES[:2]):
         image = photograph(size, number)
         ours, expected = detections(detector, image, view), their_detections(model, image)
         assert len(expected["scores"]) > 50
@@ -182,8 +182,6 @@ def test_tensors_come_back_as_they_were(name: str) -> None:
     assert back.keys() == before.keys()
     for key, value in before.items():
         np.testing.assert_array_equal(back[key], value.numpy(), err_msg=key)
-    again = random_detector(name, 3, seed=9, loud=False)
-    again.load_state_dict({key: torch.from_numpy(value) for key, value in back.items()})
     rebuilt = build_detector(json.loads(json.dumps(detector.settings())), detector.tensors())
     assert rebuilt.parts == detector.parts
 

@@ -9,10 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rcnnpipe.datasets.policy import Policy
 from rcnnpipe.datasets.records import Record
 from rcnnpipe.models.detector import Detector
-from rcnnpipe.models.preprocessing import preset
 from rcnnpipe.randomness import generator
 from rcnnpipe.systems.rcnn import Sampling, Solver
 from rcnnpipe.training.detecting import DetectionLoss
@@ -23,6 +21,7 @@ from rcnnpipe.training.loop import Batch, Part, train
 from rcnnpipe.training.region_targets import Sample, sample_regions
 from tests.detectors_made import VIEW, detector_of, fast_parts, neck_parts
 from tests.reference import regions as slow
+from tests.training import test_image_batches
 from tests.training.made import draw_records, propose_near, record_of
 
 CPU = torch.device("cpu")
@@ -39,16 +38,8 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, ...]:
 
 def source_of(records: tuple[Record, ...], **settings: Any) -> ImageSource:
     boxes = [propose_near(record, 14) if len(record.boxes) else BARE for record in records]
-    usual: dict[str, Any] = {
-        "proposals": boxes,
-        "view": VIEW,
-        "preprocessing": preset("torchvision"),
-        "policy": Policy(),
-        "images": 2,
-        "ranks": ALONE,
-        "seed": MIXED,
-    }
-    return ImageSource(records, **(usual | settings))
+    usual: dict[str, Any] = {"proposals": boxes, "seed": MIXED}
+    return test_image_batches.source_of(records, **(usual | settings))
 
 
 BARE = np.array([(5, 5, 30, 30)], np.float32)
@@ -309,10 +300,10 @@ def trained(
 def test_training_in_parts_ends_where_training_at_once_does(records: tuple[Record, ...]) -> None:
     (whole, curves), (parts, of_parts) = (trained(records, 8, accumulate=n) for n in (1, 2))
     for name, value in whole.state_dict().items():
-        torch.testing.assert_close(parts.state_dict()[name], value, rtol=1e-2, atol=1e-4)
+        torch.testing.assert_close(parts.state_dict()[name], value, rtol=1e-4, atol=1e-6)
     assert curves.keys() == of_parts.keys()
     for name, values in curves.items():
-        np.testing.assert_allclose(of_parts[name], values, rtol=1e-3)
+        np.testing.assert_allclose(of_parts[name], values, rtol=1e-5)
 
 
 def test_it_learns_to_tell_and_to_move(records: tuple[Record, ...]) -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -45,17 +46,20 @@ def test_an_incomplete_environment_is_told(
         pass
 
 
-@pytest.mark.slow
-def test_two_ranks_make_the_steps_of_one(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
+def run_by_two(module: ModuleType, out: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--module"]
     subprocess.run(
-        [*command, "--module", "tests.training.run_ranks", str(tmp_path / "two.npz")],
+        [*command, module.__name__, str(out)],
         check=True,
-        timeout=120,
-        env=environment,
+        timeout=240,
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
         stdout=subprocess.DEVNULL,
     )
+
+
+@pytest.mark.slow
+def test_two_ranks_make_the_steps_of_one(tmp_path: Path) -> None:
+    run_by_two(run_ranks, tmp_path / "two.npz")
     run_ranks.main(tmp_path / "one.npz")
     with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
         assert one.files == two.files
@@ -70,15 +74,7 @@ def test_two_ranks_make_the_steps_of_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_clip_average_and_judge_as_one(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    subprocess.run(
-        [*command, "--module", "tests.training.run_judged", str(tmp_path / "two.npz")],
-        check=True,
-        timeout=240,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-    )
+    run_by_two(run_judged, tmp_path / "two.npz")
     run_judged.main(tmp_path / "one.npz")
     with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
         assert one.files == two.files

@@ -20,11 +20,11 @@ from rcnnpipe.models.preprocessing import preset
 from rcnnpipe.training.distributed import Ranks
 from rcnnpipe.training.image_batches import Example, ImageSource
 from rcnnpipe.training.loop import Batch
+from tests.detectors_made import VIEW
 from tests.training.made import SIZE, draw_records, propose_near, record_of
 
 CPU = torch.device("cpu")
 ALONE = Ranks(0, 1, CPU)
-VIEW = ImageView((72,), 120)  # images as they are
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,9 @@ from rcnnpipe import boxes as box_ops
 from rcnnpipe.systems import fast
 from rcnnpipe.systems.rcnn import Sampling
 from rcnnpipe.training.region_targets import (
+    Candidates,
     Truth,
+    candidates_of,
     delta_statistics,
     label_regions,
     sample_regions,
@@ -239,14 +241,14 @@ def test_deltas_are_the_sheets() -> None:
     assert slow.encode((0, 0, 10, 20), (2, 5, 22, 25)) == pytest.approx([0.7, 0.25, np.log(2), 0])
 
 
-def as_pairs(images: Any) -> list[tuple[Tensor, Truth]]:
-    return [(boxes_of(*boxes), truth_of(*objects)) for boxes, objects in images]
+def candidates(images: Any) -> list[Candidates]:
+    return [candidates_of(boxes_of(*one), truth_of(*two), SAMPLING) for one, two in images]
 
 
 def test_statistics_equal_the_slow_reference() -> None:
     images: list[tuple[Any, Any]] = [random_image(seed) for seed in range(8)]
     images += [([BOX], []), ([], [(BOX, 3)]), ([BOX], [(BOX, -1)])]
-    means, deviations = delta_statistics(as_pairs(images), SAMPLING, 5)
+    means, deviations = delta_statistics(candidates(images), 5)
     expected = slow.statistics(images, 0.5, 5)
     assert means.shape == deviations.shape == (5, 4)
     assert means.dtype == deviations.dtype == torch.float32
@@ -260,20 +262,20 @@ def test_statistics_equal_the_slow_reference() -> None:
 
 def test_annotated_boxes_count_in_the_statistics() -> None:
     # One region that moves by 0.2 of its width, and the object itself, which does not.
-    pair = (boxes_of((0, 0, 10, 10)), truth_of(((2, 0, 12, 10), 1)))
-    means, deviations = delta_statistics([pair], SAMPLING, 2)
+    pair = ([(0, 0, 10, 10)], [((2, 0, 12, 10), 1)])
+    means, deviations = delta_statistics(candidates([pair]), 2)
     np.testing.assert_allclose(means[1], [0.1, 0, 0, 0], atol=1e-7)
     np.testing.assert_allclose(deviations[1], [0.1, 1, 1, 1], rtol=1e-5)
 
 
 def test_statistics_of_duplicates_are_of_their_own_class() -> None:
-    pair = (boxes_of((0, 0, 10, 10)), truth_of(((2, 0, 12, 10), 1), ((2, 0, 12, 10), 2)))
-    means, deviations = delta_statistics([pair], SAMPLING, 3)
+    pair = ([(0, 0, 10, 10)], [((2, 0, 12, 10), 1), ((2, 0, 12, 10), 2)])
+    means, deviations = delta_statistics(candidates([pair]), 3)
     np.testing.assert_allclose(means[1:, 0], [0.1, 0], atol=1e-7)
     np.testing.assert_allclose(deviations[1:, 0], [0.1, 1], rtol=1e-5)
 
 
 def test_statistics_of_no_image() -> None:
-    means, deviations = delta_statistics([], SAMPLING, 3)
+    means, deviations = delta_statistics([], 3)
     assert not means.any()
     assert (deviations == 1).all()
