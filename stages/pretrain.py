@@ -242,42 +242,23 @@ def _network(
 
 
 def _train(options: dict[str, Any], source: "CropSource", header: "Header") -> None:
-    import numpy as np
-
-    from rcnnpipe.artifacts.model import write_model
-    from rcnnpipe.progress import track
-    from rcnnpipe.training.checkpoints import unfinished
     from rcnnpipe.training.classifier import ClassLoss, solver_of
-    from rcnnpipe.training.curves import write_curves
     from rcnnpipe.training.finetuning import new_trainer
-    from rcnnpipe.training.loop import train
+    from rcnnpipe.training.model_run import train_model
 
-    out, network, plan, ranks = options["out"], source.network, source.plan, source.ranks
-    epoch = source.iterations_of_epoch
-    iterations = plan.epochs * epoch
-    with unfinished(out, header.id, first=ranks.first) as folder:
-        trainer = new_trainer(
-            network, solver_of(plan, epoch), ranks, options["precision"], options["seed"]
-        )
-        trainer.resume(folder)
-        steps = train(
-            trainer,
-            source.batches(trainer.iteration, iterations),
-            ClassLoss(network, source.windows_of_batch, ranks.device),
-            iterations,
-            folder=folder,
-            checkpoint_every=epoch,
-            log_every=epoch,
-            remedy="lower --batch-size",
-        )
-        for _ in track(steps, iterations, "pretrain", "iteration", trainer.iteration):
-            pass
-        network.eval()
-        if ranks.first:
-            curves = {name: np.array(values) for name, values in trainer.curves.items()}
-            write_model(out, header, network.settings(), network.tensors(), curves)
-            if options["curves"] is not None:
-                write_curves(options["curves"], trainer.curves)
+    network, epoch, ranks = source.network, source.iterations_of_epoch, source.ranks
+    solver = solver_of(source.plan, epoch)
+    trainer = new_trainer(network, solver, ranks, options["precision"], options["seed"])
+    loss = ClassLoss(network, source.windows_of_batch, ranks.device)
+    train_model(
+        *(options["out"], header, network, trainer, source, loss, solver.iterations),
+        label="pretrain",
+        checkpoint_every=epoch,
+        log_every=epoch,
+        curves=options["curves"],
+        remedy="lower --batch-size",
+    )
+    network.eval()
 
 
 def _held_out(
