@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from tests.reference.regions import Box, area, encode, shared
 from tests.reference.suppression import suppress
 
-Box = Sequence[float]
 LARGEST = math.log(1000 / 16)
 
 
@@ -48,16 +48,6 @@ def all_anchors(
                 dy, dx = row * stride[0], column * stride[1]
                 found.append([x1 + dx, y1 + dy, x2 + dx, y2 + dy])
     return found
-
-
-def shared(a: Box, b: Box) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return max(width, 0.0) * max(height, 0.0)
-
-
-def area(box: Box) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def overlap(a: Box, b: Box) -> float:
@@ -100,17 +90,6 @@ def label(
         if labels[row] == 0 and share / area(anchors[row]) > 0.5:
             labels[row] = -1
     return labels, matched
-
-
-def encoded(anchor: Box, target: Box) -> list[float]:
-    width, height = anchor[2] - anchor[0], anchor[3] - anchor[1]
-    wide, high = target[2] - target[0], target[3] - target[1]
-    return [
-        ((target[0] + target[2]) / 2 - (anchor[0] + anchor[2]) / 2) / width,
-        ((target[1] + target[3]) / 2 - (anchor[1] + anchor[3]) / 2) / height,
-        math.log(wide / width),
-        math.log(high / height),
-    ]
 
 
 def moved(anchor: Box, deltas: Box, size: tuple[int, int]) -> list[float]:
@@ -177,7 +156,7 @@ def loss(
     total = boxes = 0.0
     for row in positives:
         total -= math.log(1 / (1 + math.exp(-logits[row])))
-        for found, wanted in zip(deltas[row], encoded(anchors[row], targets[row]), strict=True):
+        for found, wanted in zip(deltas[row], encode(anchors[row], targets[row]), strict=True):
             boxes += smooth_l1(found - wanted, sigma)
     for row in negatives:
         total -= math.log(1 - 1 / (1 + math.exp(-logits[row])))

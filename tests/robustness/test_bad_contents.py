@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +114,20 @@ spoilt("scores that are missing", "show", "detections", change=without("scores")
 POOL, TUNE, ANEW = "pool", "finetune-pooled", "suppress-anew"
 
 
-def head_with(part: str, name: str, value: Any) -> Callable[[h5py.File], None]:
-    """Changes a setting of a model's "pyramid", or of its "view" of regions."""
+def detector_with(*path: str, value: Any) -> Callable[[h5py.File], None]:
+    """Changes a setting of a model, of a detector as a rule."""
 
     def change(file: h5py.File) -> None:
         architecture = json.loads(file.attrs["architecture"])
-        architecture["head"][part][name] = value
+        reduce(getitem, path[:-1], architecture)[path[-1]] = value
         file.attrs["architecture"] = json.dumps(architecture)
 
     return change
+
+
+def head_with(part: str, name: str, value: Any) -> Callable[[h5py.File], None]:
+    """Changes a setting of a model's "pyramid", or of its "view" of regions."""
+    return detector_with("head", part, name, value=value)
 
 
 spoilt("bins by nothing", POOL, "pyramid", "'0, 2'", change=head_with("pyramid", "levels", [0, 2]))
@@ -138,21 +145,6 @@ spoilt("an unknown projection", POOL, "pyramid", "'x' is none of paper, authors"
        change=head_with("view", "projection", "x"))  # fmt: skip
 spoilt("an unknown part of a view", POOL, "pyramid", change=head_with("view", "zoom", 2))
 WHOLE = "detect-fast"
-
-
-def detector_with(*path: str, value: Any) -> Callable[[h5py.File], None]:
-    """Changes a setting of a detector."""
-
-    def change(file: h5py.File) -> None:
-        architecture = json.loads(file.attrs["architecture"])
-        place = architecture
-        for name in path[:-1]:
-            place = place[name]
-        place[path[-1]] = value
-        file.attrs["architecture"] = json.dumps(architecture)
-
-    return change
-
 
 spoilt("a detector of no parts", WHOLE, "detector", change=detector_with("detector", value={}))
 spoilt("a detector of a word", WHOLE, "detector", change=detector_with("detector", value="fast"))

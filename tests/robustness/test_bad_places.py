@@ -7,15 +7,15 @@ import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
 from rcnnpipe.artifacts.rows import RowWriter
-from rcnnpipe.training.loop import Trainer
 from tests.robustness.launcher import Launcher, after
 from tests.robustness.pipeline import Made, commands, out_of, ran, run, tree
 from tests.robustness.refusal import BEFORE, Case, Cases, Spot, sentence
+from tests.stages.made import stopped_after
 
 CASES = Cases()
 STAGES = [stage for stage in commands(Made(Path())) if stage not in ("prepare", "check")]
@@ -80,19 +80,30 @@ def test_only_artifacts_are_replaced(made: Made, tmp_path: Path, stage: str) -> 
 
 
 @pytest.mark.parametrize("stage", ARTIFACTS)
-def test_two_do_not_write_one_file(made: Made, tmp_path: Path, stage: str) -> None:
+def test_two_do_not_write_one_file(
+    made: Made, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = [*commands(made)[stage][1], "--out", tmp_path / "out.h5"]
-    ran(*words)
+    flock, locks = fcntl.flock, []
+
+    def noted(file: TextIO, operation: int) -> None:
+        locks.append(Path(file.name))
+        flock(file, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", noted)
+        ran(*words)
     before = tree(tmp_path)
-    # What a stage locks while it writes, held by somebody else.
-    (tmp_path / "out.h5.partial.h5").touch()
-    with (tmp_path / "out.h5.partial.h5").open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        result = run(*words)
-    if result.exit_code:
-        assert f"another process is writing {tmp_path}/out.h5" in sentence(result)
-    (tmp_path / "out.h5.partial.h5").unlink(missing_ok=True)
-    assert {"out.h5": before["out.h5"]} == {"out.h5": (tmp_path / "out.h5").read_bytes()}
+    assert before.keys() == {"out.h5"}
+    assert locks
+    # What a stage locks while it works or writes, held by somebody else.
+    for lock in dict.fromkeys(locks):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("a") as held:
+            flock(held, fcntl.LOCK_EX)
+            said = sentence(run(*words))
+        assert f"another process is writing {tmp_path}/out.h5" in said
+        assert (tmp_path / "out.h5").read_bytes() == before["out.h5"]
 
 
 def over(name: str, stage: str, artifact: str) -> None:
@@ -258,18 +269,11 @@ def test_a_spoilt_journal(
         assert not (tmp_path / "p.h5.partial").exists()
 
 
-def test_a_spoilt_checkpoint(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spoilt_checkpoint(made: Made, tmp_path: Path) -> None:
     words = [*commands(made)["finetune"][1], "--out"]
-    step, kept = Trainer.step, tmp_path / "kept"
-
-    def stop_at_eighth(self: Trainer, *arguments: Any) -> Any:
-        if self.iteration == 7:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    monkeypatch.setattr(Trainer, "step", stop_at_eighth)
-    assert "stopped; " in sentence(run(*words, tmp_path / "m.h5"))
-    monkeypatch.undo()
+    kept = tmp_path / "kept"
+    with stopped_after(7):
+        assert "stopped; " in sentence(run(*words, tmp_path / "m.h5"))
     (tmp_path / "m.h5.partial").rename(kept)
     (held,) = (path.read_bytes() for path in kept.glob("*/*.npz"))
     for content in (b"", held[:5000], b"\xff" * 60):

@@ -9,11 +9,10 @@ from typing import Any
 import h5py
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from rcnnpipe.artifacts.model import read_model, write_model
 from rcnnpipe.artifacts.store import make_header, open_artifact
-from rcnnpipe.cli import main
 from rcnnpipe.datasets import open_dataset
 from rcnnpipe.models import svd_ranks
 from rcnnpipe.models.backbones import Network, create_network
@@ -24,15 +23,17 @@ from rcnnpipe.models.region_cut import usual_cut
 from rcnnpipe.models.region_pooling import RegionPooling
 from rcnnpipe.models.weights import read_network
 from tests.artifacts_made import make_features, make_proposals
+from tests.robustness.pipeline import run
+from tests.robustness.refusal import sentence
+from tests.stages.made import ON_CPU
 from tests.stages.test_finetune import coco_of
 from tests.training.made import CLASSES, write_proposals
 
-ON_CPU = ("--device", "cpu", "--workers", 1)
 RANKS = ("--layers", "fc6:20,fc7:12")
 
 
 def ran(*words: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, [str(word) for word in words])
+    result = run(*words)
     assert result.exit_code == code, result.output or repr(result.exception)
     return result
 
@@ -251,11 +252,7 @@ def test_a_detector(folder: Path, tmp_path: Path) -> None:
 
 
 def refused(*words: Any, code: int = 1) -> str:
-    result = ran(*words, code=code)
-    assert result.stdout == ""
-    said = result.stderr.partition("Error: ")[2]
-    assert len(said.strip().splitlines()) == 1, result.stderr
-    return said
+    return sentence(run(*words), code)
 
 
 # Words after the model -> what is said of them

@@ -1,24 +1,19 @@
 """Fast R-CNN from drawn images to scores: contents, lineage, repeats, resuming, wrong input."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from rcnnpipe.artifacts.detections import read_candidates, read_detections
 from rcnnpipe.artifacts.features import open_features
 from rcnnpipe.artifacts.model import read_model
 from rcnnpipe.artifacts.proposals import read_proposals
-from rcnnpipe.artifacts.store import Header, open_artifact
-from rcnnpipe.cli import main
 from rcnnpipe.datasets import open_dataset
 from rcnnpipe.extraction.detectors import DetectorExtractor
 from rcnnpipe.extraction.regions import Regions
@@ -26,12 +21,20 @@ from rcnnpipe.images import read_image
 from rcnnpipe.models.detector import Detector
 from rcnnpipe.models.weights import read_model_of_regions
 from rcnnpipe.ragged import rows_of
-from rcnnpipe.training.loop import Trainer
 from tests.reference import regions as slow
+from tests.stages.made import (
+    ON_CPU,
+    Files,
+    open_header,
+    run,
+    run_by_two_ranks,
+    sentence,
+    stopped_after,
+    tensors_of,
+)
 from tests.stages.test_finetune import coco_of
 from tests.training.made import write_proposals
 
-ON_CPU = ("--device", "cpu", "--workers", 1)
 TUNING = (
     *("--system", "fast", "--scales", 72, "--iterations", 8, "--batch-size", 32),
     *("--foreground", 8, "--lr", 0.003, "--log-every", 4, "--checkpoint-every", 3, *ON_CPU),
@@ -40,24 +43,13 @@ CLASSES = ("background", "red", "green")
 LAYERS = ("--layers", "pool5,fc7,logits,deltas")
 
 
-def run(*words: object, fails: bool = False) -> Result:
-    result = CliRunner().invoke(main, [str(word) for word in words])
-    assert (result.exit_code != 0) == fails, result.output
-    return result
-
-
-class Chain:
+class Chain(Files):
     """The files of a chain that ran, by name; and the commands that made them."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.data = (folder / "data", "--split", "train")
-        self.seen = (*self.data, "--proposals", folder / "proposals.h5")
+        super().__init__(folder)
         self.pixels = ("--model", folder / "model.h5", "--proposals", folder / "proposals.h5")
         self.cached = ("--features", folder / "features.h5")
-
-    def __getattr__(self, name: str) -> Path:
-        return self.folder / f"{name}.h5"
 
     def finetune(self, out: Path, *more: object, **how: bool) -> Result:
         words = ("finetune", *self.seen, "--init", self.weights, *TUNING)
@@ -66,9 +58,6 @@ class Chain:
     def extract(self, out: Path, *more: object, **how: bool) -> Result:
         words = ("extract-features", *self.seen, "--model", self.model, *ON_CPU, *LAYERS)
         return run(*words, *more, "--out", out, **how)
-
-    def detect(self, out: Path, *more: object, **how: bool) -> Result:
-        return run("detect", *self.data, *more, *ON_CPU, "--out", out, **how)
 
 
 @pytest.fixture(scope="module")
@@ -88,27 +77,10 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     return chain
 
 
-def tensors_of(path: Path) -> dict[str, Any]:
-    return dict(read_model(path).tensors)
-
-
-def open_header(path: Path) -> Header:
-    with open_artifact(path) as (header, _):
-        return header
-
-
 def detector_in(path: Path) -> Detector:
     _, detector = read_model_of_regions(path)
     assert isinstance(detector, Detector)
     return detector
-
-
-def sentence(result: Result) -> str:
-    """The one line of an error."""
-    assert isinstance(result.exception, SystemExit), result.exception
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("Error: "), result.stderr
-    return last
 
 
 def test_the_model_is_a_detector_and_tells_how_it_was_made(chain: Chain) -> None:
@@ -456,18 +428,9 @@ def test_equal_runs_give_equal_bytes_however_they_are_done(chain: Chain, tmp_pat
 
 
 @pytest.mark.parametrize("stop", [1, 5, 8])
-def test_a_fine_tuning_that_was_stopped_goes_on(
-    stop: int, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, original = tmp_path / "stopped.h5", Trainer.step
-
-    def interrupted(self: Trainer, *arguments: Any) -> Any:
-        if self.iteration == stop - 1:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
+def test_a_fine_tuning_that_was_stopped_goes_on(stop: int, chain: Chain, tmp_path: Path) -> None:
+    out = tmp_path / "stopped.h5"
+    with stopped_after(stop - 1):
         chain.finetune(out, fails=True)
     assert not out.exists()
     assert "going on" not in chain.finetune(out, "--box-weight", 2, "--iterations", 1).stderr
@@ -500,21 +463,11 @@ def test_an_extraction_that_was_stopped_goes_on(
 
 @pytest.mark.slow
 def test_two_ranks(chain: Chain, tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-
-    def ranks(*words: object) -> None:
-        command = [*launch, "-m", "rcnnpipe", *map(str, words)]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        assert result.stderr.count("wrote ") == 1  # only the first rank speaks
-
     # SqueezeNet has no dropout, whose masks differ between ranks; all images give 8 regions.
     few = ("--network", "squeezenet", "--iterations", 3, "--batch-size", 16, "--foreground", 4)
     words = ("finetune", *chain.seen, *TUNING, *few, "--background-from", 0, "--log-every", 1)
     run(*words, "--out", tmp_path / "one.h5")
-    ranks(*words, "--out", tmp_path / "two.h5")
+    run_by_two_ranks(*words, "--out", tmp_path / "two.h5")
     one, two = read_model(tmp_path / "one.h5"), read_model(tmp_path / "two.h5")
     assert (one.header.settings["ranks"], two.header.settings["ranks"]) == (1, 2)
     for name, values in one.curves.items():
@@ -522,7 +475,7 @@ def test_two_ranks(chain: Chain, tmp_path: Path) -> None:
     for name, tensor in one.tensors.items():
         np.testing.assert_allclose(two.tensors[name], tensor, rtol=1e-2, atol=1e-4, err_msg=name)
     extract = ("extract-features", *chain.seen, "--model", chain.model, *ON_CPU, *LAYERS)
-    ranks(*extract, "--out", tmp_path / "f.h5")
+    run_by_two_ranks(*extract, "--out", tmp_path / "f.h5")
     assert (tmp_path / "f.h5").read_bytes() == chain.features.read_bytes()
 
 

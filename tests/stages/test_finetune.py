@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from rcnnpipe.cli import main
 from rcnnpipe.datasets import Dataset, open_dataset
 from rcnnpipe.models.backbones import build_network, create_network
 from rcnnpipe.models.warp import Crop
-from rcnnpipe.training.loop import Trainer
+from tests.stages.made import run_by_two_ranks, stopped_after
 from tests.training.made import SIZE, draw_records, write_proposals
 
 QUICK = ("--batch-size", 16, "--foreground", 4, "--log-every", 4, "--checkpoint-every", 3)
@@ -160,19 +159,11 @@ def test_equal_runs_give_equal_bytes_however_they_are_done(folder: Path, tmp_pat
 
 @pytest.mark.parametrize("stop", [1, 5, 8])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
-    stop: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: int, folder: Path, tmp_path: Path
 ) -> None:
     run(folder, tmp_path / "whole.h5")
     out = tmp_path / "stopped.h5"
-    original = Trainer.step
-
-    def interrupted(self: Trainer, *arguments: Any) -> Any:
-        if self.iteration == stop - 1:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
+    with stopped_after(stop - 1):
         run(folder, out, fails=True)
     assert not out.exists()
     saved = (stop - 1) // 3 * 3
@@ -215,13 +206,8 @@ def newest(folder: Path) -> int:
 
 @pytest.mark.slow
 def test_two_ranks_train_and_repeat_themselves(folder: Path, tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--module"]
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
     for name in ("one", "two"):
-        command = [*launch, "rcnnpipe", *words(folder, tmp_path / f"{name}.h5")]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        assert result.stderr.count("wrote ") == 1  # only the first rank speaks
+        run_by_two_ranks(*words(folder, tmp_path / f"{name}.h5"))
     assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
     model = read_model(tmp_path / "one.h5")
     assert model.header.settings["ranks"] == 2

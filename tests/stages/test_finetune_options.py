@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from rcnnpipe.artifacts.model import read_model
-from rcnnpipe.cli import main
 from rcnnpipe.datasets import open_dataset
 from rcnnpipe.evaluation.columns import truth_of
 from rcnnpipe.finetuning.judging import AveragePrecision
 from rcnnpipe.randomness import generator
 from rcnnpipe.scoring import score_model
 from rcnnpipe.training.loop import Trainer
+from tests.stages import made
 from tests.stages.test_finetune import coco_of
 from tests.training.made import write_proposals
 
@@ -35,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, out: Path, system: str, *more: object, fails: bool | None = False) -> Result:
-    """A run of 7 iterations; ``fails`` None takes any end."""
+def run(folder: Path, out: Path, system: str, *more: object, fails: bool = False) -> Result:
+    """A run of 7 iterations."""
     words: list[object] = ["finetune", folder / "data", "--split", "train", "--system", system]
     words += ["--network", "demo", "--iterations", 7, "--log-every", 4, "--checkpoint-every", 3]
     words += ["--workers", 0, "--device", "cpu"]
@@ -46,9 +46,7 @@ def run(folder: Path, out: Path, system: str, *more: object, fails: bool | None 
         words += ["--scales", 48, "--images", 2]
     if system in ("rcnn", "fast"):
         words += ["--proposals", folder / "proposals.h5"]
-    result = CliRunner().invoke(main, [str(word) for word in (*words, *more, "--out", out)])
-    assert fails is None or (result.exit_code != 0) == fails, result.output
-    return result
+    return made.run(*words, *more, "--out", out, fails=fails)
 
 
 def judged(folder: Path, system: str) -> tuple[object, ...]:
@@ -103,7 +101,7 @@ def by_values(self: Any, tensors: dict[str, Any], /) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("system", ["rcnn", "faster"])
-@pytest.mark.parametrize(("stop", "patience"), [(4, 9), (6, 1), (3, 2)])
+@pytest.mark.parametrize(("stop", "patience"), [(4, 9), (6, 9), (3, 3)])  # no patience ends before
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
     system: str,
     stop: int,
@@ -115,19 +113,11 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     monkeypatch.setattr(AveragePrecision, "__call__", by_values)
     words = (*judged(folder, system), *TUNED, "--patience", patience, "--validate-every", 1)
     run(folder, tmp_path / "whole.h5", system, *words)
-    out, original = tmp_path / "stopped.h5", Trainer.step
-
-    def interrupted(self: Trainer, *arguments: Any) -> Any:
-        if self.iteration == stop:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
-        stopped = run(folder, out, system, *words, fails=None)
-    if not out.exists():  # patience had not run out before
-        assert "stopped; the same command goes on" in stopped.stderr
-        assert "going on after iteration" in run(folder, out, system, *words).stderr
+    out = tmp_path / "stopped.h5"
+    with made.stopped_after(stop):
+        stopped = run(folder, out, system, *words, fails=True)
+    assert "stopped; the same command goes on" in stopped.stderr
+    assert "going on after iteration" in run(folder, out, system, *words).stderr
     assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped.h5", "whole.h5"]
 
@@ -192,8 +182,7 @@ def test_too_little_memory_names_the_settings_of_the_system(
         ("faster", "lower --images or --scales, or raise --accumulate, "),
     ):
         result = run(folder, tmp_path / "model.h5", system, fails=True)
-        assert isinstance(result.exception, SystemExit)
-        last = result.stderr.splitlines()[-1]
+        last = made.sentence(result)
         assert last.startswith("Error: the memory of cpu does not suffice")
         assert told in last
 
@@ -224,8 +213,5 @@ def test_mistakes_are_told_in_a_sentence(case: str, folder: Path, tmp_path: Path
     system, more, sentence = WRONG[case]
     words = [folder / str(word) if str(word).endswith(".h5") else word for word in more]
     result = run(folder, tmp_path / "model.h5", system, *words, fails=True)
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("Error: ")
-    assert sentence in last
-    assert isinstance(result.exception, SystemExit)
+    assert sentence in made.sentence(result)
     assert not list(tmp_path.iterdir())

@@ -1,10 +1,7 @@
 """SPP-net from drawn images to scores, stage by stage: contents, lineage, repeats, wrong input."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +10,14 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 from torchvision.ops import box_iou
 
 from rcnnpipe.artifacts.detections import read_candidates, read_detections
 from rcnnpipe.artifacts.features import open_features
 from rcnnpipe.artifacts.model import read_model
 from rcnnpipe.artifacts.proposals import read_proposals
-from rcnnpipe.artifacts.store import Header, open_artifact
 from rcnnpipe.artifacts.svm import read_svm
-from rcnnpipe.cli import main
 from rcnnpipe.datasets import open_dataset
 from rcnnpipe.extraction import maps
 from rcnnpipe.extraction.maps import MapExtractor
@@ -31,11 +26,19 @@ from rcnnpipe.images import read_image
 from rcnnpipe.models.projection import geometry_of
 from rcnnpipe.models.weights import read_network
 from rcnnpipe.ragged import rows_of
-from rcnnpipe.training.loop import Trainer
+from tests.stages.made import (
+    ON_CPU,
+    Files,
+    open_header,
+    run,
+    run_by_two_ranks,
+    sentence,
+    stopped_after,
+    tensors_of,
+)
 from tests.stages.test_finetune import coco_of
 from tests.training.made import write_proposals
 
-ON_CPU = ("--device", "cpu", "--workers", 1)
 PYRAMID = ("--network", "demo", "--pyramid", "1,2", "--hidden", 16, "--scales", "48,90")
 POOLING = ("--layers", "pool5", "--random-scales", "--mirror", *ON_CPU)
 TUNING = (
@@ -45,22 +48,8 @@ TUNING = (
 CLASSES = ("background", "red", "green")
 
 
-def run(*words: object, fails: bool = False) -> Result:
-    result = CliRunner().invoke(main, [str(word) for word in words])
-    assert (result.exit_code != 0) == fails, result.output
-    return result
-
-
-class Chain:
+class Chain(Files):
     """The files of a chain that ran, by name; and the commands that made them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.data = (folder / "data", "--split", "train")
-        self.seen = (*self.data, "--proposals", folder / "proposals.h5")
-
-    def __getattr__(self, name: str) -> Path:
-        return self.folder / f"{name}.h5"
 
     def pretrain(self, out: Path, *more: object, **how: bool) -> Result:
         words = ("pretrain", *self.data, *PYRAMID, "--batch-size", 8, *ON_CPU)
@@ -77,9 +66,6 @@ class Chain:
     def extract(self, out: Path, *more: object, **how: bool) -> Result:
         words = ("extract-features", *self.seen, "--model", self.model, *ON_CPU)
         return run(*words, "--layers", "pool5,fc7,logits", *more, "--out", out, **how)
-
-    def detect(self, out: Path, *more: object, **how: bool) -> Result:
-        return run("detect", *self.data, *more, *ON_CPU, "--out", out, **how)
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +86,6 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     chain.detect(chain.detections, "--features", chain.features, *linear, *spp)
     chain.detect(chain.softmax, "--features", chain.features, "--keep-candidates")
     return chain
-
-
-def tensors_of(path: Path) -> dict[str, Any]:
-    return dict(read_model(path).tensors)
 
 
 def test_a_pyramid_is_pre_trained(chain: Chain) -> None:
@@ -236,11 +218,6 @@ def test_fine_tuning_changes_what_stands_behind_the_pyramid_alone(chain: Chain) 
     assert not settings.keys() & {"memory", "image-cache", "checkpoint-every", "init"}
     assert np.isfinite(model.curves["loss"]).all()
     assert model.architecture["head"] == read_model(chain.weights).architecture["head"]
-
-
-def open_header(path: Path) -> Header:
-    with open_artifact(path) as (header, _):
-        return header
 
 
 def test_it_learns(chain: Chain, tmp_path: Path) -> None:
@@ -478,20 +455,11 @@ def test_equal_runs_give_equal_bytes_however_they_are_done(chain: Chain, tmp_pat
 
 @pytest.mark.slow
 def test_two_ranks(chain: Chain, tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-
-    def ranks(*words: object) -> None:
-        command = [*launch, "-m", "rcnnpipe", *map(str, words)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        result = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        assert result.stderr.count("wrote ") == 1  # only the first rank speaks
-
     words = ("extract-features", *chain.seen, "--model", chain.weights, *POOLING)
-    ranks(*words, "--out", tmp_path / "pooled.h5")
+    run_by_two_ranks(*words, "--out", tmp_path / "pooled.h5")
     assert (tmp_path / "pooled.h5").read_bytes() == chain.pooled.read_bytes()
     learnt = ("--features", chain.pooled, "--init", chain.weights)
-    ranks("finetune", *learnt, *TUNING, "--out", tmp_path / "m.h5")
+    run_by_two_ranks("finetune", *learnt, *TUNING, "--out", tmp_path / "m.h5")
     model = read_model(tmp_path / "m.h5")
     assert model.header.settings["ranks"] == 2
     assert np.isfinite(model.curves["loss"]).all()
@@ -532,32 +500,15 @@ def test_an_extraction_that_was_stopped_goes_on(
 
 
 @pytest.mark.parametrize("stop", [1, 5, 8])
-def test_a_fine_tuning_that_was_stopped_goes_on(
-    stop: int, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, original = tmp_path / "stopped.h5", Trainer.step
-
-    def interrupted(self: Trainer, *arguments: Any) -> Any:
-        if self.iteration == stop - 1:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
+def test_a_fine_tuning_that_was_stopped_goes_on(stop: int, chain: Chain, tmp_path: Path) -> None:
+    out = tmp_path / "stopped.h5"
+    with stopped_after(stop - 1):
         chain.finetune(out, "--memory", 1, fails=True)
     assert not out.exists()
     result = chain.finetune(out)
     saved = (stop - 1) // 3 * 3
     assert (f"going on after iteration {saved}," in result.stderr) == (saved > 0)
     assert out.read_bytes() == chain.model.read_bytes()
-
-
-def sentence(result: Result) -> str:
-    """The one line of an error."""
-    assert isinstance(result.exception, SystemExit), result.exception
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("Error: "), result.stderr
-    return last
 
 
 def test_files_that_do_not_belong_together_are_refused(chain: Chain, tmp_path: Path) -> None:
