@@ -21,6 +21,9 @@ CASES = Cases()
 STAGES = [stage for stage in commands(Made(Path())) if stage not in ("prepare", "check")]
 ARTIFACTS = [stage for stage in STAGES if commands(Made(Path()))[stage][0].endswith(".h5")]
 FILES = [stage for stage in STAGES if stage not in ("evaluate", "show")]
+IN_FOLDERS = ("propose", "extract-features", "pool")  # write the artifact inside of the folder
+TUNING = ("finetune", "finetune-pooled", "finetune-fast")
+IN_BOTH = ("pretrain", "pretrain-pyramid", *TUNING, "detect", "detect-fast")
 
 
 @pytest.mark.parametrize("stage", FILES)
@@ -174,11 +177,17 @@ def test_the_place_of_unfinished_work_is_taken(
         (partial / "notes.txt").write_text("mine")
     else:
         partial.write_text("mine")
+    if taken == "file":  # which a folder cannot replace, and another file does
+        refused = ending == ".partial" and stage in IN_FOLDERS + IN_BOTH
+    else:
+        unfinished = ".partial.h5" if name.endswith(".h5") else ".partial"
+        refused = ending == unfinished and stage not in IN_FOLDERS
     result = run(*words, "--out", tmp_path / name)
-    if result.exit_code:
+    assert (result.exit_code != 0) == refused, result.output
+    if refused:
         assert str(partial) in sentence(result)
         assert not (tmp_path / name).exists()
-    if result.exit_code or taken == "folder":
+    if refused or taken == "folder":
         assert "mine" in [content.decode(errors="replace") for content in tree(tmp_path).values()]
 
 

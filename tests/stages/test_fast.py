@@ -163,8 +163,8 @@ def test_deltas_are_normalised_over_the_whole_set(chain: Chain) -> None:
         images.append((boxes, objects))
     means, deviations = slow.statistics(images, 0.5, 3)
     tensors = tensors_of(chain.model)
-    np.testing.assert_allclose(tensors["deltas_mean"], means, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(tensors["deltas_std"], deviations, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(tensors["deltas_mean"], means, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(tensors["deltas_std"], deviations, rtol=1e-5, atol=1e-7)
     assert (tensors["deltas_std"][1:] < 0.2).all()
 
 
@@ -197,15 +197,15 @@ def test_features_are_what_the_detector_makes(chain: Chain) -> None:
                 np.testing.assert_allclose(
                     features.rows(layer, rows).astype(np.float32),
                     found[layer].float(),
-                    rtol=2e-3,
-                    atol=2e-3,
+                    rtol=1e-3,
+                    atol=1e-4,
                 )
             # Deltas are such that regions move by them as they are.
             tensors = tensors_of(chain.model)
             weight, bias = tensors["box_deltas.weight"], tensors["box_deltas.bias"]
             raw = features.rows("fc7", rows).astype(np.float32) @ weight.T + bias
             moved = raw * tensors["deltas_std"].ravel() + tensors["deltas_mean"].ravel()
-            np.testing.assert_allclose(features.rows("deltas", rows), moved, rtol=1e-2, atol=5e-3)
+            np.testing.assert_allclose(features.rows("deltas", rows), moved, rtol=1e-3, atol=1e-4)
 
 
 def same_detections(first: Path, second: Path) -> None:
@@ -214,8 +214,8 @@ def same_detections(first: Path, second: Path) -> None:
     assert len(one.boxes) > 8
     np.testing.assert_array_equal(one.offsets, two.offsets)
     np.testing.assert_array_equal(one.labels, two.labels)
-    np.testing.assert_allclose(one.scores, two.scores, rtol=1e-2, atol=1e-3)
-    np.testing.assert_allclose(one.boxes, two.boxes, atol=0.1)
+    np.testing.assert_allclose(one.scores, two.scores, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(one.boxes, two.boxes, atol=1e-3)
 
 
 def linear(chain: Chain, kind: str) -> tuple[object, ...]:
@@ -256,10 +256,10 @@ def by_region(first: Path, second: Path) -> None:
         for label in (1, 2):
             sides = [file.labels[rows] == label for file in (one, two)]
             scores = [file.scores[rows][own] for file, own in zip((one, two), sides, strict=True)]
-            np.testing.assert_allclose(scores[0], scores[1], rtol=2e-2, atol=5e-3)
+            np.testing.assert_allclose(scores[0], scores[1], rtol=2e-3, atol=1e-3)
             boxes = [file.boxes[rows][own] for file, own in zip((one, two), sides, strict=True)]
             distance = np.abs(boxes[0][:, None] - boxes[1][None]).max(axis=2)
-            assert (distance.min(axis=1) < 0.1).all()
+            assert (distance.min(axis=1) < 0.02).all()
 
 
 def test_boxes_move_by_the_deltas_of_their_class(chain: Chain, tmp_path: Path) -> None:
@@ -463,17 +463,20 @@ def test_an_extraction_that_was_stopped_goes_on(
 
 @pytest.mark.slow
 def test_two_ranks(chain: Chain, tmp_path: Path) -> None:
-    # SqueezeNet has no dropout, whose masks differ between ranks; all images give 8 regions.
-    few = ("--network", "squeezenet", "--iterations", 3, "--batch-size", 16, "--foreground", 4)
-    words = ("finetune", *chain.seen, *TUNING, *few, "--background-from", 0, "--log-every", 1)
+    # ResNets have no dropout, whose masks differ between ranks; batch norms of given weights are
+    # frozen; all images give 8 regions.
+    resnet, few = tmp_path / "w.h5", ("--epochs", 0, "--batch-size", 8, *ON_CPU)
+    run("pretrain", *chain.data, "--network", "resnet18", *few, "--out", resnet)
+    rest = ("--iterations", 3, "--batch-size", 16, "--foreground", 4, "--log-every", 1)
+    words = ("finetune", *chain.seen, *TUNING, "--init", resnet, "--background-from", 0, *rest)
     run(*words, "--out", tmp_path / "one.h5")
     run_by_two_ranks(*words, "--out", tmp_path / "two.h5")
     one, two = read_model(tmp_path / "one.h5"), read_model(tmp_path / "two.h5")
     assert (one.header.settings["ranks"], two.header.settings["ranks"]) == (1, 2)
     for name, values in one.curves.items():
-        np.testing.assert_allclose(two.curves[name], values, rtol=1e-3, err_msg=name)
+        np.testing.assert_allclose(two.curves[name], values, rtol=1e-5, err_msg=name)
     for name, tensor in one.tensors.items():
-        np.testing.assert_allclose(two.tensors[name], tensor, rtol=1e-2, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(two.tensors[name], tensor, rtol=1e-3, atol=1e-6, err_msg=name)
     extract = ("extract-features", *chain.seen, "--model", chain.model, *ON_CPU, *LAYERS)
     run_by_two_ranks(*extract, "--out", tmp_path / "f.h5")
     assert (tmp_path / "f.h5").read_bytes() == chain.features.read_bytes()
