@@ -1,4 +1,4 @@
-"""From features of regions to detections: score, cap, refine, suppress.
+"""From features of regions to candidates: score, cap, refine; :mod:`rcnnpipe.suppression` follows.
 
 The order is the authors' (Girshick et al. 2014, ``rcnn_test.m``): scores are never changed by the
 regression, and nothing is suppressed before the caps.
@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import torchvision
 from torch import Tensor
 
 from rcnnpipe import boxes as box_ops
 from rcnnpipe.artifacts.columns import Imaged, rows_for_images
 from rcnnpipe.artifacts.detections import COLUMNS, Detections
 from rcnnpipe.ragged import offsets_of, rows_of
+from rcnnpipe.suppression import suppress
 
 Array = np.ndarray[Any, Any]
+
+# Beside the layers of regions (R, D): which of them (R,) were seen in the mirrored image, so that
+# they move there. Their boxes are on the image as it is.
+MIRRORED = "mirrored"
 
 
 class Scorer(Protocol):
@@ -133,7 +136,7 @@ def suppress_candidates(found: Candidates, boxes: Tensor, overlap: float, most: 
     Args:
         found: candidates without a cap.
         boxes: (R, 4) of all regions, unrefined.
-        overlap: as in :func:`suppress`.
+        overlap: as in :func:`rcnnpipe.suppression.suppress`.
         most: candidates for each class, 0 for no limit.
     """
     own = boxes.cpu()[found.regions.cpu()]
@@ -145,51 +148,6 @@ def suppress_candidates(found: Candidates, boxes: Tensor, overlap: float, most: 
         kept = kept[np.arange(len(kept)) - first_of_class < most]
     rows = torch.from_numpy(kept).to(found.regions.device)
     return Candidates(found.regions[rows], found.scores[rows], found.labels[rows])
-
-
-def class_thresholds(
-    scores: Array, labels: Array, classes: int, most: int
-) -> npt.NDArray[np.float32]:
-    """For each label (K + 1,), the score below which the whole set keeps nothing.
-
-    ``rcnn_test.m`` holds on to the best 40 scores per class and image on average, whichever images
-    they come from; the lowest of them becomes the threshold.
-
-    Args:
-        scores: (C,) of all images.
-        labels: (C,).
-        classes: K.
-        most: scores for each class over the whole set, 0 for no limit.
-    """
-    thresholds = np.full(classes + 1, -np.inf, np.float32)
-    for label in range(1, classes + 1) if most else ():
-        own = scores[labels == label]
-        if len(own) > most:
-            thresholds[label] = np.partition(own, len(own) - most)[len(own) - most]
-    return thresholds
-
-
-def suppress(
-    boxes: Array, scores: Array, labels: Array, overlap: float = 0.3
-) -> npt.NDArray[np.int64]:
-    """Greedy suppression within each class; what remains (k,), by falling score.
-
-    A box goes when its IoU with a better one of its class is above ``overlap``; exactly that much
-    survives (``nms.m``; 0.3 in the paper). 1 and above suppresses nothing.
-    """
-    all_boxes, all_scores = torch.from_numpy(boxes), torch.from_numpy(scores)
-    kept = []
-    for label in np.unique(labels):
-        own = torch.from_numpy(np.flatnonzero(labels == label))
-        if overlap < 1:
-            own = own[torchvision.ops.nms(all_boxes[own], all_scores[own], overlap)]
-        kept.append(own)
-    if not kept:
-        return np.empty(0, np.int64)
-    rows = torch.cat(kept)
-    order = all_scores[rows].sort(descending=True, stable=True).indices
-    remaining: npt.NDArray[np.int64] = rows[order].numpy()
-    return remaining
 
 
 def detect_regions(
@@ -206,8 +164,9 @@ def detect_regions(
     """Candidates of one image: scored, capped, and refined.
 
     Args:
-        features: layer -> (R, D), at least the layers of the scorer and the refiner.
-        boxes: (R, 4).
+        features: layer -> (R, D), at least the layers of the scorer and the refiner; and
+            :data:`MIRRORED` where some are of the mirrored image.
+        boxes: (R, 4) on the image as it is.
         size: (height, width) of the image.
         scorer: makes the scores.
         refiner: moves the boxes, or None.
@@ -227,7 +186,10 @@ def detect_regions(
         found = candidates_of(scores, threshold, most)
     moved = boxes.to(found.regions.device)[found.regions]
     if refiner is not None and len(moved):
+        turned = features[MIRRORED][found.regions] if MIRRORED in features else None
+        moved = _as_seen(moved, turned, size[1])
         moved = refiner(features[refiner.layer][found.regions], moved, found.labels)
+        moved = _as_seen(moved, turned, size[1])
     if smallest is None:
         moved = box_ops.clip(moved, size)
     else:
@@ -239,6 +201,14 @@ def detect_regions(
         "scores": found.scores.cpu().numpy(),
         "labels": found.labels.cpu().numpy(),
     }
+
+
+def _as_seen(boxes: Tensor, turned: Tensor | None, width: int) -> Tensor:
+    """Boxes (C, 4) with those mirrored that were ``turned`` (C,); its own inverse."""
+    if turned is None:
+        return boxes
+    other = torch.from_numpy(box_ops.mirror(boxes.cpu().numpy(), width)).to(boxes.device)
+    return other.where(turned[:, None], boxes)
 
 
 def gather_candidates(
@@ -276,41 +246,3 @@ def gather_candidates(
         return np.concatenate((of_files[0][:0], *parts))
 
     return {name: column(name) for name in COLUMNS}, offsets_of(counts)
-
-
-def select(
-    candidates: dict[str, Array],
-    offsets: Array,
-    classes: int,
-    most_per_set: int,
-    overlap: float,
-    most: int = 0,
-) -> tuple[dict[str, Array], list[int]]:
-    """Cap the candidates of a whole set, then suppress in each image.
-
-    Args:
-        candidates: boxes (C, 4), scores (C,), labels (C,) of all images.
-        offsets: (N + 1,).
-        classes: K.
-        most_per_set: candidates for each class and image on average, 0 for no limit.
-        overlap: of the suppression.
-        most: detections of an image over all classes, 0 for no limit.
-
-    Returns:
-        the columns that remain, each image's by falling score, and how many rows each image keeps.
-    """
-    images = len(offsets) - 1
-    scores, labels = candidates["scores"], candidates["labels"]
-    thresholds = class_thresholds(scores, labels, classes, most_per_set * images)
-    good = scores >= thresholds[labels]
-    kept, counts = [], []
-    for image in range(images):
-        rows = np.arange(offsets[image], offsets[image + 1])
-        rows = rows[good[rows]]
-        boxes = candidates["boxes"][rows]
-        rows = rows[suppress(boxes, scores[rows], labels[rows], overlap)]
-        rows = rows[:most] if most else rows
-        kept.append(rows)
-        counts.append(len(rows))
-    remaining = np.concatenate(kept) if kept else np.empty(0, np.int64)
-    return {name: column[remaining] for name, column in candidates.items()}, counts

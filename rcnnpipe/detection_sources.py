@@ -19,11 +19,19 @@ from rcnnpipe.artifacts.columns import rows_for_images
 from rcnnpipe.artifacts.features import open_features
 from rcnnpipe.artifacts.store import KINDS, Header, require_same_classes
 from rcnnpipe.artifacts.svm import read_svm
-from rcnnpipe.datasets.records import Dataset
-from rcnnpipe.detection import DeltaRefiner, Refiner, Scorer, SoftmaxScorer, SvmScorer
+from rcnnpipe.boxes import mirror
+from rcnnpipe.datasets.records import Dataset, Record
+from rcnnpipe.detection import (
+    MIRRORED,
+    DeltaRefiner,
+    Refiner,
+    Scorer,
+    SoftmaxScorer,
+    SvmScorer,
+)
 from rcnnpipe.errors import ArtifactError
 from rcnnpipe.extraction.choice import extractor_for
-from rcnnpipe.extraction.regions import Regions, extract
+from rcnnpipe.extraction.regions import Regions, extract, mirrored
 from rcnnpipe.linear.ridge import BoxRefiner
 from rcnnpipe.models.backbones import Network
 from rcnnpipe.models.detector import Detector
@@ -65,7 +73,7 @@ def open_source(
     Args:
         dataset: whose images are looked at.
         options: of the stage: model or features, proposals, svm, bbox_reg, refine, max_proposals,
-            batch_size, precision, seed, scales.
+            batch_size, precision, seed, scales, flip.
         device: where to compute.
         workers: threads that decode images.
 
@@ -137,15 +145,35 @@ def model_source(
 
     def computed(images: Sequence[int]) -> Iterator[Pair]:
         todo = (Regions(dataset.records[i], boxes_of(i)) for i in images)
-        for regions, found in extract(extractor, todo, workers):
-            features = {x: torch.from_numpy(found[x]).to(device) for x in parts.layers}
-            yield torch.from_numpy(found.get("boxes", regions.boxes)), features
+        if options["flip"]:
+            todo = (view for plain in todo for view in (plain, mirrored(plain)))
+        views = _pairs(extract(extractor, todo, workers), parts.layers, device)
+        for i in images:
+            pair = next(views)
+            yield _united(pair, next(views), dataset.records[i]) if options["flip"] else pair
 
     source = parts.source(computed)
     if isinstance(network, Detector):
         view = network.parts.view.at(options["scales"]) if options["scales"] else network.parts.view
         source = replace(source, smallest=partial(network.parts.smallest_sides, view))
     return source
+
+
+def _pairs(
+    extracted: Iterable[tuple[Regions, dict[str, Any]]], layers: Sequence[str], device: torch.device
+) -> Iterator[Pair]:
+    """What was extracted, without what is of no use here."""
+    for regions, found in extracted:
+        features = {x: torch.from_numpy(found[x]).to(device) for x in layers}
+        yield torch.from_numpy(found.get("boxes", regions.boxes)), features
+
+
+def _united(plain: Pair, other: Pair, record: Record) -> Pair:
+    """Regions of an image and of its mirrored view, whose boxes come back (Detectron's UNION)."""
+    boxes = torch.cat((plain[0], torch.from_numpy(mirror(other[0].numpy(), record.size[1]))))
+    features = {x: torch.cat((values, other[1][x])) for x, values in plain[1].items()}
+    turned = torch.arange(len(boxes)) >= len(plain[0])
+    return boxes, features | {MIRRORED: turned.to(next(iter(features.values())).device)}
 
 
 class _Parts:

@@ -14,13 +14,14 @@ import torch
 from rcnnpipe.artifacts.detections import COLUMNS
 from rcnnpipe.artifacts.store import Header
 from rcnnpipe.datasets.records import Dataset
-from rcnnpipe.detection import detect_regions, select
+from rcnnpipe.detection import detect_regions
 from rcnnpipe.detection_sources import Source, open_source
 from rcnnpipe.errors import ArtifactError, some_of
 from rcnnpipe.evaluation.columns import Results, Truth, results_of, truth_of
 from rcnnpipe.evaluation.scores import evaluate_detections
 from rcnnpipe.progress import track
 from rcnnpipe.ragged import offsets_of
+from rcnnpipe.suppression import Suppression, select
 from rcnnpipe.systems.rcnn import MOST_PER_IMAGE, MOST_PER_SET, NMS_OVERLAP
 
 # Of rcnnpipe detect, without what names files.
@@ -34,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "precision": "fp32",
     "seed": 0,
     "scales": None,
+    "flip": False,
 }
 
 
@@ -124,7 +126,7 @@ def _selected(found: list[dict[str, Any]], dataset: Dataset, truth: Truth) -> Re
     offsets = offsets_of([len(one["scores"]) for one in found])
     columns = {name: np.concatenate([one[name] for one in found]) for name in COLUMNS}
     classes = len(truth.classes) - 1
-    kept, counts = select(columns, offsets, classes, MOST_PER_SET, NMS_OVERLAP)
+    kept, counts = select(columns, offsets, classes, MOST_PER_SET, Suppression(NMS_OVERLAP))
     places = {image_id: place for place, image_id in enumerate(truth.image_ids)}
     images = np.repeat([places[image_id] for image_id in dataset.image_ids], counts)
     return results_of(truth, images, kept["labels"], kept["scores"], kept["boxes"])

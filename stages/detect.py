@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rcnnpipe.errors import SettingError
+from rcnnpipe.detect_options import (
+    check_suppression,
+    suppression_of,
+    suppression_options,
+    unrecorded,
+)
+from rcnnpipe.errors import ArtifactError, SettingError
 from rcnnpipe.options import (
     StageCommand,
     data_argument,
@@ -22,7 +28,8 @@ from rcnnpipe.options import (
     stage_settings,
     workers_option,
 )
-from rcnnpipe.systems.rcnn import MOST_PER_IMAGE, MOST_PER_SET, NMS_OVERLAP
+from rcnnpipe.systems.rcnn import MOST_PER_IMAGE, MOST_PER_SET
+from rcnnpipe.systems.soft_nms import GREEDY
 
 if TYPE_CHECKING:
     from rcnnpipe.artifacts.rows import Array, RowWriter
@@ -33,7 +40,7 @@ VERSION = 1
 
 # What --candidates have behind them, and what they do not need.
 _OF_SCORING = (
-    *("scales", "refine", "score_threshold", "max_per_image", "max_proposals"),
+    *("scales", "flip", "refine", "score_threshold", "max_per_image", "max_proposals"),
     "suppress_first",
 )
 _OF_THE_NETWORK = ("seed", "batch_size", "precision", "device")
@@ -75,12 +82,7 @@ _OF_THE_NETWORK = ("seed", "batch_size", "precision", "device")
     default=MOST_PER_SET,
     help="The same for a class over all images, on average; 0: all.",
 )
-@click.option(
-    "--nms-overlap",
-    type=click.FloatRange(0, 1),
-    default=NMS_OVERLAP,
-    help="IoU above which the worse box goes; 1 suppresses nothing.",
-)
+@suppression_options
 @click.option(
     "--max-detections",
     type=click.IntRange(min=0),
@@ -92,7 +94,12 @@ _OF_THE_NETWORK = ("seed", "batch_size", "precision", "device")
 @click.option(
     "--suppress-first",
     is_flag=True,
-    help="Suppress before the caps as well, as SPP-net does; R-CNN caps first.",
+    help="Suppress within each class before the caps as well, as SPP-net does; R-CNN caps first.",
+)
+@click.option(
+    "--flip",
+    is_flag=True,
+    help="Look at each image mirrored as well; what is found in both is put together.",
 )
 @click.option("--keep-candidates", is_flag=True, help="Store what was there before suppression.")
 @seed_option
@@ -107,7 +114,9 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
     Regions come from --proposals, from --features, or from selective search on the spot. Scores are
     the SVM's margins, or the network's probabilities. Scores are never changed by the regression,
-    and nothing is suppressed before the caps.
+    and nothing is suppressed before the caps. Of several --scales each given region takes the one
+    that suits its size; a network that finds its regions looks at all, and puts together what it
+    finds.
     """
     import numpy as np
     import torch
@@ -127,6 +136,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             "detect needs one of --model (from pixels), --features (from a cache) and --candidates "
             "(to suppress anew)"
         )
+    check_suppression(ctx, options)
     dataset = open_dataset(options["data"], options["split"])
     if options["candidates"]:
         _suppress_anew(ctx, dataset, options)
@@ -135,7 +145,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if options["features"] is not None:
         refuse_given(
             ctx,
-            ("proposals", "max_proposals", "scales"),
+            ("proposals", "max_proposals", "scales", "flip"),
             "with --features, whose regions are taken as they are",
         )
     device = choose_device(options["device"], options["precision"])
@@ -146,7 +156,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             "detections",
             stage="detect",
             version=VERSION,
-            settings=stage_settings(ctx) | {"device": device.type},
+            settings=stage_settings(ctx, unrecorded(options)) | {"device": device.type},
             inputs=source.inputs,
             classes=source.classes,
             software=["torch", "torchvision"],
@@ -197,11 +207,11 @@ def _write(
 ) -> None:
     """Cap and suppress candidates (C, ...) of all images, and write what remains."""
     from rcnnpipe.artifacts.store import write_artifact
-    from rcnnpipe.detection import select
     from rcnnpipe.ragged import offsets_of
+    from rcnnpipe.suppression import select
 
     classes = len(header.classes) - 1
-    rules = (options["max_per_set"], options["nms_overlap"], options["max_detections"])
+    rules = (options["max_per_set"], suppression_of(options), options["max_detections"])
     columns, counts = select(candidates, offsets, classes, *rules)
     arrays = images | {"offsets": offsets_of(counts)} | columns
     if options["keep_candidates"]:
@@ -227,11 +237,18 @@ def _suppress_anew(ctx: click.Context, dataset: "Dataset", options: dict[str, An
     first = found[0].header
     for path, other in zip(paths[1:], found[1:], strict=True):
         require_same_classes(str(paths[0]), first.classes, str(path), other.classes)
+    if options["suppression"] != GREEDY:
+        for path, one in zip(paths, found, strict=True):
+            if "svm" in one.header.inputs or (one.scores < 0).any():
+                raise ArtifactError(
+                    f"{path} holds margins of an SVM, and --suppression {options['suppression']} "
+                    "lowers probabilities; leave it out"
+                )
     header = make_header(
         "detections",
         stage="detect",
         version=VERSION,
-        settings=stage_settings(ctx, (*_OF_SCORING, *_OF_THE_NETWORK)),
+        settings=stage_settings(ctx, (*_OF_SCORING, *_OF_THE_NETWORK, *unrecorded(options))),
         inputs={"data": dataset}
         | {f"candidates-{number}": one.header for number, one in enumerate(found, start=1)},
         classes=first.classes,

@@ -13,14 +13,12 @@ from rcnnpipe.detection import (
     SoftmaxScorer,
     SvmScorer,
     candidates_of,
-    class_thresholds,
     detect_regions,
     gather_candidates,
-    select,
-    suppress,
     suppress_candidates,
 )
 from rcnnpipe.errors import ArtifactError
+from rcnnpipe.suppression import Suppression, class_thresholds, select, suppress
 from tests.artifacts_made import make_detections
 from tests.reference import suppression
 
@@ -235,7 +233,7 @@ def test_the_best_of_an_image_over_all_classes() -> None:
         "scores": np.array([0.9, 0.2, 0.8, 0.7, 0.3, 0.6, 0.5, 0.4], np.float32),
         "labels": np.array([1, 1, 2, 2, 1, 1, 2, 2]),
     }
-    found, counts = select(candidates, np.array([0, 5, 8]), 2, 0, 0.5, 2)
+    found, counts = select(candidates, np.array([0, 5, 8]), 2, 0, Suppression(0.5), 2)
     assert counts == [2, 2]
     np.testing.assert_allclose(found["scores"], [0.9, 0.8, 0.6, 0.5])
-    assert select(candidates, np.array([0, 5, 8]), 2, 0, 0.5)[1] == [5, 3]
+    assert select(candidates, np.array([0, 5, 8]), 2, 0, Suppression(0.5))[1] == [5, 3]

@@ -41,7 +41,12 @@ def extractor_for(
     """
     if isinstance(network, Detector):
         found = _of_detector(network, layers, device, options)
-        return replace(found, stored=stored, proposals=network.parts.proposals if find else None)
+        if not find:
+            return replace(found, stored=stored)
+        # Of its own scales training drew one for each image; several cost their time, so that they
+        # are for those who ask for them.
+        looks = found.view if options.get("scales") else found.view.single()
+        return replace(found, stored=stored, proposals=network.parts.proposals, view=looks)
     if network.head is None:
         for name in ("scales", "random_scales"):
             if options.get(name):

@@ -33,7 +33,8 @@ class DetectorExtractor:
         detector: already on ``device``, in evaluation mode.
         layers: names out of its ``layer_names``.
         device: where it computes.
-        view: how images become its input; of several scales each region takes one.
+        view: how images become its input; of several scales each given region takes one, and
+            regions are found at every one.
         precision: fp32, or bf16 and fp16 for mixed precision.
         batch_size: regions that run through the head at once.
         stored: give float16, as files have it; else float32.
@@ -53,7 +54,8 @@ class DetectorExtractor:
     def __call__(self, image: npt.NDArray[np.uint8], todo: Regions) -> dict[str, Tensor]:
         """Layer -> (R, D) on the device of the regions of an image (H, W, 3).
 
-        Where they are found here, also "boxes" (R, 4) and "scores" (R, 1) of the RPN, best first.
+        Where they are found here, also "boxes" (R, 4) and "scores" (R, 1) of the RPN, best first
+        at each scale.
         """
         pixels = torch.from_numpy(image).to(self.device, non_blocking=True).permute(2, 0, 1)
         if self.proposals is not None:
@@ -83,9 +85,16 @@ class DetectorExtractor:
         return {layer: found[layer] for layer in self.layers}
 
     def _found(self, pixels: Tensor, todo: Regions, rules: ProposalRules) -> dict[str, Tensor]:
+        """Regions found at every scale, with their layers; those of all scales together."""
+        scales = [self._found_at(shorter, pixels, todo, rules) for shorter in self.view.scales]
+        return {name: torch.cat([one[name] for one in scales]) for name in scales[0]}
+
+    def _found_at(
+        self, shorter: int, pixels: Tensor, todo: Regions, rules: ProposalRules
+    ) -> dict[str, Tensor]:
         """Regions found on the maps that they are then pooled from, with their layers."""
         original = (pixels.shape[1], pixels.shape[2])
-        scale = self.view.scale_of(original, self.view.scales[0])
+        scale = self.view.scale_of(original, shorter)
         maps = self._maps(pixels, scale, todo)
         size, factors = self.view.resized_size(original, scale), self.view.factors(original, scale)
         with arithmetic(self.device, self.precision):

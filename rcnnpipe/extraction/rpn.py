@@ -14,6 +14,7 @@ from rcnnpipe.extraction.regions import Regions, extract
 from rcnnpipe.models.detector import Detector
 from rcnnpipe.models.folding import fold_batch_norm
 from rcnnpipe.models.weights import read_model_of_regions
+from rcnnpipe.suppression import suppress
 
 
 def open_rpn(options: Mapping[str, Any], inputs: dict[str, Any]) -> DetectorExtractor:
@@ -36,8 +37,7 @@ def open_rpn(options: Mapping[str, Any], inputs: dict[str, Any]) -> DetectorExtr
     detector = detector.to(device).eval()
     fold_batch_norm(detector)
     view = detector.parts.view
-    if options["scales"]:
-        view = view.at(options["scales"])
+    view = view.at(options["scales"]) if options["scales"] else view.single()
     # As in alternating training: everything into suppression, so many boxes out of it.
     rules = replace(
         usual,
@@ -52,8 +52,17 @@ def open_rpn(options: Mapping[str, Any], inputs: dict[str, Any]) -> DetectorExtr
 def propose_by(
     rpn: DetectorExtractor, records: Sequence[Record], workers: int
 ) -> Iterator[dict[str, Any]]:
-    """Columns of a proposals file for one image after another: boxes (P, 4) and scores (P,)."""
+    """Columns of a proposals file for one image after another: boxes (P, 4) and scores (P,).
+
+    Those of several scales are suppressed and capped once more, all together.
+    """
+    assert rpn.proposals is not None
     none = np.empty((0, 4), np.float32)
     todo = (Regions(record, none) for record in records)
     for _, found in extract(rpn, todo, workers):
-        yield {"boxes": found["boxes"], "scores": found["scores"][:, 0]}
+        boxes, scores = found["boxes"], found["scores"][:, 0]
+        if len(rpn.view.scales) > 1:
+            together = np.zeros(len(boxes), np.int64)
+            best = suppress(boxes, scores, together, rpn.proposals.overlap)[: rpn.proposals.keep]
+            boxes, scores = boxes[best], scores[best]
+        yield {"boxes": boxes, "scores": scores}

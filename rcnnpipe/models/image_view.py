@@ -58,6 +58,10 @@ class ImageView:
         longest = round(max(scales) * self.longest / max(self.scales))
         return replace(self, scales=scales, longest=longest)
 
+    def single(self) -> "ImageView":
+        """The view at the first of its scales, for what looks at an image once."""
+        return replace(self, scales=self.scales[:1])
+
     def scale_of(self, size: tuple[int, int], shorter: int) -> float:
         """The factor that brings an image of ``size`` to a shorter side, within the longest.
 

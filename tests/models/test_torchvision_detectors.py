@@ -13,7 +13,7 @@ from torchvision.models import detection as theirs
 from torchvision.models.detection import FasterRCNN
 
 from rcnnpipe.datasets.records import Record
-from rcnnpipe.detection import DeltaRefiner, SoftmaxScorer, detect_regions, select
+from rcnnpipe.detection import DeltaRefiner, SoftmaxScorer, detect_regions
 from rcnnpipe.errors import DataError, SettingError
 from rcnnpipe.extraction.detectors import DetectorExtractor
 from rcnnpipe.extraction.regions import Regions
@@ -28,6 +28,7 @@ from rcnnpipe.models.torchvision_detectors import (
     import_detector,
     read_detector,
 )
+from rcnnpipe.suppression import Suppression, select
 from rcnnpipe.systems import fpn
 from tests.torchvision_made import differences, random_detector
 
@@ -75,7 +76,7 @@ def detections(
         smallest=detector.parts.smallest_sides(view, size),
     )
     offsets = np.array([0, len(candidates["scores"])])
-    found, _ = select(candidates, offsets, detector.classes - 1, 0, 0.5, most)
+    found, _ = select(candidates, offsets, detector.classes - 1, 0, Suppression(0.5), most)
     return found
 
 
