@@ -1,4 +1,4 @@
-"""Selection and suppression, against slow references and by hand."""
+"""Candidates of regions, against slow references and by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -18,34 +18,10 @@ from rcnnpipe.detection import (
     suppress_candidates,
 )
 from rcnnpipe.errors import ArtifactError
-from rcnnpipe.suppression import Suppression, class_thresholds, select, suppress
 from tests.artifacts_made import make_detections
 from tests.reference import suppression
 
 NO_LIMIT = 0
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_suppress_equals_the_reference(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    count = int(random.integers(0, 60))
-    corners = random.integers(0, 30, (count, 2))
-    boxes = np.hstack((corners, corners + random.integers(1, 30, (count, 2)))).astype(np.float32)
-    scores = random.integers(0, 10, count).astype(np.float32)  # with ties
-    labels = random.integers(1, 4, count)
-    overlap = float(random.choice([0.0, 0.3, 0.5]))
-    found = suppress(boxes, scores, labels, overlap)
-    expected = suppression.suppress(boxes, scores, labels, overlap)
-    assert sorted(found.tolist()) == sorted(expected)
-    assert (np.diff(scores[found]) <= 0).all()
-
-
-def test_exactly_the_overlap_survives() -> None:
-    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 5]], np.float32)  # IoU exactly 1 / 2
-    scores, labels = np.array([1, 0.5], np.float32), np.array([1, 1])
-    assert suppress(boxes, scores, labels, 0.5).tolist() == [0, 1]
-    assert suppress(boxes, scores, labels, 0.49).tolist() == [0]
-    assert suppress(boxes[[0, 0]], scores, labels, 1).tolist() == [0, 1]
 
 
 def test_candidates_by_class_threshold_and_number() -> None:
@@ -56,13 +32,6 @@ def test_candidates_by_class_threshold_and_number() -> None:
     found = candidates_of(scores, most=NO_LIMIT)
     assert found.labels.tolist() == [1, 1, 1, 2, 2]  # -inf is no candidate
     assert found.regions.tolist() == [0, 2, 1, 1, 0]
-
-
-def test_thresholds_of_the_whole_set() -> None:
-    scores = np.array([5, 4, 3, 2, 1, 9], np.float32)
-    labels = np.array([1, 1, 1, 1, 1, 2])
-    assert class_thresholds(scores, labels, 2, most=2).tolist() == [-np.inf, 4, -np.inf]
-    assert class_thresholds(scores, labels, 2, NO_LIMIT).tolist() == [-np.inf] * 3
 
 
 def test_scores_of_an_svm_and_of_a_classifier() -> None:
@@ -224,16 +193,3 @@ def test_candidates_of_several_files_are_put_together(tmp_path: Path) -> None:
         gather_candidates(paths, [one, two], images("a", "x"))
     with pytest.raises(ArtifactError, match=r"one\.h5 has candidates for a 9 x 9 image 'a'.*7 x 8"):
         gather_candidates(paths, [one, two], ImageList(("a",), np.array([[8, 7]])))
-
-
-def test_the_best_of_an_image_over_all_classes() -> None:
-    places = np.arange(8)[:, None] * 30 + np.array([0, 0, 20, 20])
-    candidates = {
-        "boxes": places.astype(np.float32),
-        "scores": np.array([0.9, 0.2, 0.8, 0.7, 0.3, 0.6, 0.5, 0.4], np.float32),
-        "labels": np.array([1, 1, 2, 2, 1, 1, 2, 2]),
-    }
-    found, counts = select(candidates, np.array([0, 5, 8]), 2, 0, Suppression(0.5), 2)
-    assert counts == [2, 2]
-    np.testing.assert_allclose(found["scores"], [0.9, 0.8, 0.6, 0.5])
-    assert select(candidates, np.array([0, 5, 8]), 2, 0, Suppression(0.5))[1] == [5, 3]
