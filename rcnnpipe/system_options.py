@@ -1,13 +1,14 @@
 """Options whose defaults are a system's constants; which options mean something in which system."""
 
 import logging
+import math
 from dataclasses import fields, replace
 from typing import Any
 
 import click
 
 from rcnnpipe.errors import SettingError
-from rcnnpipe.options import refuse_given
+from rcnnpipe.options import CommaList, refuse_given
 from rcnnpipe.systems import fast, faster, fpn, rcnn, sppnet
 from rcnnpipe.systems.rcnn import Sampling, Solver
 
@@ -39,6 +40,7 @@ _OF = {
     **dict.fromkeys(("proposals",), ("rcnn", "fast")),
     **dict.fromkeys(("crop", "padding"), ("rcnn",)),
     **dict.fromkeys(("features", "memory"), ("sppnet",)),
+    **dict.fromkeys(("scale_jitter", "photometric", "random_crop"), _DETECTORS),
     **dict.fromkeys(("images", "scales", "longest", "pooling", "new_outputs"), _DETECTORS),
     **dict.fromkeys(("box_weight",), ("fast", "faster", "fpn")),
     **dict.fromkeys((*_REGIONS, "background_from"), ("rcnn", "sppnet", "fast", "faster", "fpn")),
@@ -52,7 +54,8 @@ _OF_VALIDATION = ("validate_every", "validate_proposals", "patience")
 _OF_STEPS = ("step", "gamma")
 # Options that are not recorded while they ask for nothing.
 _OFF = {
-    **dict.fromkeys(("clip", "average", "validate", "patience"), None),
+    **dict.fromkeys(("clip", "average", "validate", "patience", "scale_jitter"), None),
+    **dict.fromkeys(("photometric", "random_crop"), False),
     **{"optimizer": "sgd", "schedule": "step", "warm_up": 0},
 }
 _NEEDED = {
@@ -89,6 +92,23 @@ FIELDS = {
     "clip": "clip",
     "average": "average",
 }
+
+
+class FactorRange(CommaList):
+    """Two factors above 0 in one word, the smaller first."""
+
+    name = "min,max"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A tuple of two numbers."""
+        words = super().convert(value, param, ctx)
+        try:
+            low, high = map(float, words)
+        except ValueError:
+            low, high = math.nan, math.nan
+        if not 0 < low <= high < math.inf:
+            self.fail(f"{value!r} is no range MIN,MAX of factors above 0", param, ctx)
+        return low, high
 
 
 def system_option(flag: str, type: Any, help: str = "") -> Any:
@@ -128,6 +148,7 @@ def complete_options(ctx: click.Context, options: dict[str, Any]) -> None:
         refuse_given(ctx, _OF_STEPS, "with --schedule cosine")
     sampling, solver = SYSTEMS[system]
     if options["optimizer"] == "adamw":
+        refuse_given(ctx, ("scale_lr",), "with --optimizer adamw")
         solver = replace(solver, **rcnn.ADAMW)
     _tell_of_the_rate(options)
     for name, field in FIELDS.items():
@@ -136,6 +157,8 @@ def complete_options(ctx: click.Context, options: dict[str, Any]) -> None:
             options[name] = ctx.params[name] = getattr(rule, field)
     if options["images"] is None:
         options["images"] = ctx.params["images"] = IMAGES.get(system)
+    if options["scale_lr"]:
+        options["lr"] = ctx.params["lr"] = _scaled_rate(options)
     if system == "sppnet" and options["mirror"]:
         raise SettingError(
             "--mirror has no meaning with --system sppnet, whose images are not at hand; give it "
@@ -155,10 +178,10 @@ def _complete_validation(ctx: click.Context, options: dict[str, Any]) -> None:
 
 def _tell_of_the_rate(options: dict[str, Any]) -> None:
     """Goyal et al. 2017, 2.1: a batch of another size wants another rate, and other iterations."""
-    name = "images" if options["system"] in IMAGES else "batch_size"
-    sampling, solver = SYSTEMS[options["system"]]
-    usual = IMAGES.get(options["system"], sampling.batch_size)
-    if options[name] in (None, usual) or options["lr"] or options["optimizer"] == "adamw":
+    name, usual = _batch_of(options["system"])
+    _, solver = SYSTEMS[options["system"]]
+    told = options["lr"] or options["scale_lr"] or options["optimizer"] == "adamw"
+    if told or options[name] in (None, usual):
         return
     _log.info(
         "--%s %d instead of %d: --lr %.3g, and iterations, steps and warm-up times %.3g, would be "
@@ -166,6 +189,22 @@ def _tell_of_the_rate(options: dict[str, Any]) -> None:
         *(name.replace("_", "-"), options[name], usual),
         *(solver.learning_rate * options[name] / usual, usual / options[name]),
     )
+
+
+def _scaled_rate(options: dict[str, Any]) -> float:
+    """The learning rate in proportion to the batch; nothing else changes."""
+    name, usual = _batch_of(options["system"])
+    rate: float = options["lr"] * (options[name] / usual)
+    flag = name.replace("_", "-")
+    _log.info("learning rate %.3g: --%s %d, where %d is usual", rate, flag, options[name], usual)
+    return rate
+
+
+def _batch_of(system: str) -> tuple[str, int]:
+    """The option that a batch's size is, and its value in the system's paper."""
+    if system in IMAGES:
+        return "images", IMAGES[system]
+    return "batch_size", SYSTEMS[system][0].batch_size
 
 
 def without_meaning(system: str) -> list[str]:

@@ -23,6 +23,7 @@ from rcnnpipe.options import (
 from rcnnpipe.system_options import (
     IMAGES,
     SYSTEMS,
+    FactorRange,
     complete_options,
     rules_of,
     system_option,
@@ -39,7 +40,10 @@ _above_zero = click.FloatRange(min=0, min_open=True)
 _not_negative = click.FloatRange(min=0)
 _flags = click.Choice(["keep", "ignore", "drop"])
 # These do not change the result, or are recorded by what they stand for.
-_UNRECORDED = ("init", "network", "padding", "device", "checkpoint_every", "image_cache", "memory")
+_UNRECORDED = (
+    *("init", "network", "padding", "scale_lr"),
+    *("device", "checkpoint_every", "image_cache", "memory"),
+)
 
 
 @click.command("finetune", cls=StageCommand)
@@ -163,9 +167,22 @@ _UNRECORDED = ("init", "network", "padding", "device", "checkpoint_every", "imag
     help="Mirror half of the windows; sppnet: see --mirror of extract-features.",
     show_default="mirror, but for sppnet",
 )
+@click.option(
+    "--scale-jitter",
+    type=FactorRange(),
+    help="Images become so many times as large as of --scales, drawn for each; e.g. 0.5,1.5.",
+    show_default="none",
+)
+@click.option("--photometric", is_flag=True, help="Change brightness, contrast and colours (SSD).")
+@click.option("--random-crop", is_flag=True, help="Show parts of images with objects (SSD).")
 @click.option("--difficult", type=_flags, default="keep", help="Objects marked difficult.")
 @click.option("--crowd", type=_flags, default="ignore", help="Objects marked as a crowd.")
 @system_option("--lr", _above_zero, "Learning rate.")
+@click.option(
+    "--scale-lr",
+    is_flag=True,
+    help="Multiply --lr by the size of the batch over that of the paper.",
+)
 @system_option("--classifier-lr-multiplier", _not_negative, "Of the new classifier.")
 @system_option(
     "--bias-lr-multiplier",

@@ -20,13 +20,14 @@ from rcnnpipe.models.rpn import ProposalRules
 from rcnnpipe.models.rpn_targets import AnchorRules
 from rcnnpipe.progress import track
 from rcnnpipe.proposals.selection import proposals_for
+from rcnnpipe.training.augmentation import Augmentation
 from rcnnpipe.training.detecting import DetectionLoss, RpnTraining
 from rcnnpipe.training.finetuning import new_trainer
 from rcnnpipe.training.image_batches import ImageSource
 from rcnnpipe.training.region_targets import Candidates, candidates_of, delta_statistics
 from rcnnpipe.training.windows import check_sampling
 
-_SMALLER = "lower --images or --scales, or raise --accumulate, which computes it in that many parts"
+_SMALLER = "lower {}, or raise --accumulate, which computes it in that many parts"
 
 
 def finetune_on_images(run: Run) -> int:
@@ -48,6 +49,7 @@ def finetune_on_images(run: Run) -> int:
         images=options["images"],
         ranks=ranks,
         mirror=options["mirror"],
+        augmentation=_augmentation(options, detector),
         seed=options["seed"],
         accumulate=options["accumulate"],
         workers=options["workers"],
@@ -74,7 +76,23 @@ def finetune_on_images(run: Run) -> int:
     )
     trainer = new_trainer(detector, run.solver, ranks, options["precision"], options["seed"])
     validation = validation_of(options, detector, header, held, ranks)
-    return run.train(header, detector, trainer, source, loss, validation, _SMALLER)
+    jittered = options["scale_jitter"] is not None
+    large = "--images, --scales or --scale-jitter" if jittered else "--images or --scales"
+    return run.train(header, detector, trainer, source, loss, validation, _SMALLER.format(large))
+
+
+def _augmentation(options: Mapping[str, Any], detector: Detector) -> Augmentation:
+    names = ("scale_jitter", "photometric", "random_crop")
+    made = Augmentation(**{name: options[name] for name in names})
+    if made.scale_jitter is not None:
+        shorter = min(detector.parts.view.scales)
+        least, cell = shorter * made.scale_jitter[0], max(detector.parts.pooling.strides)
+        if least < cell:
+            raise SettingError(
+                f"--scale-jitter makes images of {least:.3g} pixels, less than a cell of the map "
+                f"({cell}), of those of {shorter}; raise its first factor or --scales"
+            )
+    return made
 
 
 def _rpn_training(options: Mapping[str, Any], detector: Detector) -> RpnTraining:

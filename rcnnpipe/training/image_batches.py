@@ -20,6 +20,7 @@ from rcnnpipe.datasets.records import Record
 from rcnnpipe.models.image_view import ImageView, resize, to_batch
 from rcnnpipe.models.preprocessing import Preprocessing
 from rcnnpipe.randomness import generator
+from rcnnpipe.training.augmentation import UNCHANGED, Augmentation, Seen
 from rcnnpipe.training.distributed import Ranks
 from rcnnpipe.training.finetuning import PixelCache
 from rcnnpipe.training.loop import Batch
@@ -30,10 +31,10 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Example:
-    """One image of a batch; boxes are in pixels of the original image, mirrored if it is.
+    """One image of a batch; boxes are in pixels of what is seen of the original image.
 
     Attributes:
-        size: (height, width) of the original image.
+        size: (height, width) of what is seen: all of it, mirrored or not, or a crop.
         scale: resized over original.
         proposals: (P, 4).
         truth: its objects.
@@ -63,6 +64,7 @@ class ImageSource:
         images: of a batch.
         ranks: this process takes every ``world``-th image of a batch.
         mirror: whether images come mirrored as well.
+        augmentation: what else is changed at random.
         seed: of the draws.
         accumulate: pieces in which a batch is computed.
         workers: threads that decode.
@@ -77,6 +79,7 @@ class ImageSource:
     images: int
     ranks: Ranks
     mirror: bool = True
+    augmentation: Augmentation = UNCHANGED
     seed: int = 0
     accumulate: int = 1
     workers: int = 1
@@ -132,21 +135,25 @@ class ImageSource:
     def _prepared(
         self, cache: PixelCache, iteration: int, place: int, image: int, flip: bool
     ) -> tuple[Tensor, Example]:
-        record = self.records[image]
-        pixels = torch.from_numpy(cache(image)).permute(2, 0, 1)
-        random = generator(self.seed, "scale of an image", iteration, place)
+        key = (iteration, place)
+        seen = self._seen(cache(image), image, flip)
+        seen = self.augmentation.apply(seen, self.seed, key)
+        random = generator(self.seed, "scale of an image", *key)
         shorter = self.view.scales[int(random.integers(len(self.view.scales)))]
-        scale = self.view.scale_of(record.size, shorter)
-        prepared = self.preprocessing.apply(pixels.flip(-1) if flip else pixels)
-        resized = resize(prepared, self.view.resized_size(record.size, scale))
+        scale = self.view.scale_of(seen.size, shorter) * self.augmentation.factor(self.seed, key)
+        prepared = self.preprocessing.apply(seen.pixels)
+        resized = resize(prepared, self.view.resized_size(seen.size, scale))
+        return resized, Example(seen.size, scale, seen.proposals, seen.truth, key)
+
+    def _seen(self, pixels: npt.NDArray[np.uint8], image: int, flip: bool) -> Seen:
+        """A whole image of ``pixels`` (H, W, 3), mirrored or not."""
+        upright = torch.from_numpy(pixels).permute(2, 0, 1)
         boxes = self.proposals[image]
-        boxes = mirror(boxes, record.size[1]) if flip else boxes
-        return resized, Example(
-            size=record.size,
-            scale=scale,
-            proposals=torch.from_numpy(np.ascontiguousarray(boxes, np.float32)),
-            truth=self.truth_of(image, flip),
-            key=(iteration, place),
+        boxes = mirror(boxes, self.records[image].size[1]) if flip else boxes
+        return Seen(
+            upright.flip(-1) if flip else upright,
+            self.truth_of(image, flip),
+            torch.from_numpy(np.ascontiguousarray(boxes, np.float32)),
         )
 
     def _piece(self, prepared: list[tuple[Tensor, Example]]) -> Piece:
