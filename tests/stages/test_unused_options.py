@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from rcnnpipe.cli import main
 
 FEATURES = "with --features, whose regions are taken as they are"
+CANDIDATES = "with --candidates, whose scores and boxes are as they are"
 POOLED = "with --pooled, whose regions are taken as they are"
 
 
@@ -17,6 +18,25 @@ POOLED = "with --pooled, whose regions are taken as they are"
         ("detect d --features f.h5 --max-proposals 5", "--max-proposals", FEATURES),
         ("detect d --features f.h5 --proposals p.h5", "--proposals", FEATURES),
         ("detect d --features f.h5 --scales 100", "--scales", FEATURES),
+        ("detect d --features f.h5 --flip", "--flip", FEATURES),
+        ("detect d --candidates c.h5 --flip", "--flip", CANDIDATES),
+        ("detect d --model m.h5 --sigma 0.5", "--sigma", "with --suppression greedy"),
+        ("detect d --candidates c.h5 --soft-floor 0", "--soft-floor", "with --suppression greedy"),
+        (
+            "detect d --model m.h5 --suppression linear --sigma 1",
+            "--sigma",
+            "with --suppression linear",
+        ),
+        (
+            "detect d --features f.h5 --suppression gaussian --nms-overlap 0.5",
+            "--nms-overlap",
+            "with --suppression gaussian",
+        ),
+        (
+            "detect d --model m.h5 --suppression linear --suppress-first",
+            "--suppress-first",
+            "with --suppression linear, which follows the caps",
+        ),
         ("extract-features d --pooled f.h5 --model m.h5", "DATA", POOLED),
         ("extract-features --pooled f.h5 --model m.h5 --no-truth", "--truth", POOLED),
         (
@@ -56,3 +76,18 @@ def test_an_empty_name_is_no_file() -> None:
     result = CliRunner().invoke(main, ["train-svm", "f.h5", "--out", ""])
     assert result.exit_code == 2
     assert "an empty name is no file" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--suppression soft", "'soft' is not one of 'greedy', 'linear', 'gaussian'"),
+        ("--suppression gaussian --sigma 0", "0.0 is not in the range x>0"),
+        ("--suppression linear --soft-floor -1", "-1.0 is not in the range x>=0"),
+    ],
+)
+def test_wrong_values_of_soft_suppression(words: str, told: str) -> None:
+    words = f"detect d --model m.h5 {words} --out o.h5"
+    result = CliRunner().invoke(main, words.split())
+    assert result.exit_code == 2
+    assert told in result.output
