@@ -1,6 +1,7 @@
 """detect: mirrored images, several scales, soft suppression; what is recorded, what is refused."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rcnnpipe.boxes import mirror
 from rcnnpipe.datasets import Dataset, open_dataset
 from rcnnpipe.models.backbones import Network, create_network
 from rcnnpipe.models.detector import Detector
+from rcnnpipe.models.image_view import ImageView
 from rcnnpipe.models.map_view import MapView
 from rcnnpipe.models.parts import Parts
 from rcnnpipe.models.pyramid import Pyramid
@@ -91,7 +93,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
 
 def rpn_parts(network: Network, **changed: Any) -> Parts:
-    return faster.parts_of(network, VIEW, anchor_sizes=(20, 40))
+    return replace(faster.parts_of(network, VIEW, anchor_sizes=(20, 40)), **changed)
 
 
 def write(path: Path, dataset: Dataset, network: Network | Detector) -> None:
@@ -193,6 +195,15 @@ def test_a_network_that_finds_regions_looks_at_every_scale_given(
         assert_equal(columns_of(both, image), by_class(views))
     flipped = chain.candidates("faster", tmp_path / "flipped.h5", "--scales", "60,90", "--flip")
     assert len(flipped.boxes) > 1.5 * len(both.boxes)
+
+
+def test_of_its_own_scales_it_looks_at_the_first(chain: Chain, tmp_path: Path) -> None:
+    several = detector_of(parts=rpn_parts, view=ImageView((60, 90), 150))
+    write(tmp_path / "m.h5", open_dataset(chain.data[0], "train"), several)
+    for name, more in (("own", ()), ("first", ("--scales", 60))):
+        chain.detect(tmp_path / f"{name}.h5", "--model", tmp_path / "m.h5", *ALL, *more)
+    own, first = (read_candidates(tmp_path / f"{name}.h5") for name in ("own", "first"))
+    np.testing.assert_array_equal(own.boxes, first.boxes)
 
 
 def test_proposals_of_several_scales_are_suppressed_together(chain: Chain, tmp_path: Path) -> None:
