@@ -5,11 +5,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.backbone_utils import (
+    _resnet_fpn_extractor,
+    resnet_fpn_backbone,
+)
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 Detections = Mapping[str, np.ndarray[Any, Any]]  # boxes (D, 4), scores (D,), labels (D,)
@@ -29,13 +35,29 @@ def random_detector(
     return model.eval()
 
 
+def random_v2(
+    name: str = "resnet18", classes: int = 4, seed: int = 0, *, loud: bool = True, **more: Any
+) -> FasterRCNN:
+    """As ``fasterrcnn_resnet50_fpn_v2`` builds it, on any residual network."""
+    torch.manual_seed(seed)
+    body = getattr(torchvision.models, name)()
+    backbone = _resnet_fpn_extractor(body, 5, norm_layer=nn.BatchNorm2d)
+    head = FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024], norm_layer=nn.BatchNorm2d)
+    model = FasterRCNN(
+        backbone, num_classes=classes, rpn_head=RPNHead(256, 3, conv_depth=2), box_head=head, **more
+    )
+    if loud:
+        make_loud(model, seed)
+    return model.eval()
+
+
 def make_loud(model: FasterRCNN, seed: int) -> None:
     """Give batch norms values, and each output a spread over the regions of an image.
 
     Rounding grows on its way through layers whose values hardly differ, as random ones' do.
     """
     random = torch.Generator().manual_seed(seed)
-    for module in model.backbone.body.modules():
+    for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # statistics of the one image below
             nn.init.uniform_(module.weight, 0.8, 1.2, generator=random)
@@ -51,11 +73,18 @@ def make_loud(model: FasterRCNN, seed: int) -> None:
     with torch.no_grad():
         model.backbone.train()(image)
         maps = model.backbone.eval()(image)
-        hidden = _spread(model.rpn.head.conv[0][0], maps["1"], 1.0).relu()
+        hidden = maps["1"]
+        for block in model.rpn.head.conv:
+            hidden = _spread(block[0], hidden, 1.0).relu()
         _spread(model.rpn.head.cls_logits, hidden, 2.0)
         _spread(model.rpn.head.bbox_pred, hidden, 0.2)
-        pooled = model.roi_heads.box_roi_pool(maps, [boxes], [(224, 320)]).flatten(1)
-        for layer in (heads.fc6, heads.fc7):
+        pooled = model.roi_heads.box_roi_pool(maps, [boxes], [(224, 320)])
+        if isinstance(heads, FastRCNNConvFCHead):
+            heads.train()(pooled)
+            for block in list(heads.eval())[:4]:
+                pooled = block(pooled)
+        pooled = pooled.flatten(1)
+        for layer in (one for one in heads.modules() if isinstance(one, nn.Linear)):
             pooled = _spread(layer, pooled, 1.0).relu()
         _spread(predictor.cls_score, pooled, 1.0)
         _spread(predictor.bbox_pred, pooled, 0.5)

@@ -214,7 +214,9 @@ def _of_map(
     if rules.drop_first:
         logits, rows = _top(rules.before, logits.where(stays, -math.inf))
         boxes, stays = boxes[rows], logits > -math.inf
-    return boxes[stays], logits[stays].sigmoid()
+    scores = logits.sigmoid()
+    stays = stays & (scores >= rules.least_score)
+    return boxes[stays], scores[stays]
 
 
 def _suppressed(boxes: Tensor, scores: Tensor, overlap: float) -> tuple[Tensor, Tensor]:

@@ -27,11 +27,16 @@ from rcnnpipe.models.region_cut import (
     layers_of_regions,
     length_behind,
 )
+from rcnnpipe.models.region_head import (
+    empty_linear,
+    head_modules,
+    hidden_layers,
+    initialise_head,
+)
 from rcnnpipe.models.rpn import ProposalRules, RpnHead, propose
 
 POOLED = "pool5"
 OUTPUTS = ("logits", "deltas")
-_HIDDEN = ("fc6", "fc7")
 
 
 class Found(NamedTuple):
@@ -90,18 +95,18 @@ class Detector(nn.Module):
         self.neck = FeaturePyramid(parts.neck, channels) if parts.neck else None
         if parts.neck:
             channels = [parts.neck.channels] * len(channels)
-        length = channels[0] * parts.pooling.size**2
         if parts.neck:
-            self.fc6 = _empty_linear(length, parts.hidden)
-            self.fc7 = _empty_linear(parts.hidden, parts.hidden)
+            head = (channels[0], parts.pooling.size, parts.hidden, parts.convolutions)
+            for name, module in head_modules(*head).items():
+                self.add_module(name, module)
         self._pooled_channels = channels[0]
         length = parts.hidden
         if parts.cut:
             length = length_behind(network, parts.cut, channels[0], parts.pooling.size)
-        self.class_scores = _empty_linear(length, classes)
-        self.box_deltas = _empty_linear(length, 4 * classes)
+        self.class_scores = empty_linear(length, classes)
+        self.box_deltas = empty_linear(length, 4 * classes)
         self.rpn = (
-            RpnHead(channels[0], parts.rpn_channels, parts.anchors.per_cell)
+            RpnHead(channels[0], parts.rpn_channels, parts.anchors.per_cell, parts.rpn_depth)
             if parts.anchors
             else None
         )
@@ -120,7 +125,7 @@ class Detector(nn.Module):
     @property
     def layer_names(self) -> tuple[str, ...]:
         """Layers of a region, first to last."""
-        behind: tuple[str, ...] = _HIDDEN
+        behind = hidden_layers(self.parts.convolutions)
         if self.parts.cut:
             own = layers_of_regions(self.network, self.parts.cut)
             behind = tuple(name for name in own if name != POOLED)
@@ -222,15 +227,17 @@ class Detector(nn.Module):
             layer -> (R, ...); "logits" (R, K + 1), "deltas" (R, 4 (K + 1)), normalised.
         """
         held: dict[str, Tensor] = {POOLED: pooled}
-        classified = self.parts.cut.layer if self.parts.cut else _HIDDEN[-1]
+        classified = self.parts.cut.layer if self.parts.cut else self.layer_names[-3]
         outputs = any(name in OUTPUTS for name in layers)
         inner = [name for name in layers if name not in (POOLED, *OUTPUTS)]
         inner = list(dict.fromkeys([*inner, *([classified] if outputs else [])]))
         if self.parts.cut:
             held |= self.network(pooled, inner, source=self.parts.cut.source)
         elif inner:
-            held["fc6"] = self.fc6(pooled.flatten(1)).relu()
-            held["fc7"] = self.fc7(held["fc6"]).relu()
+            head = self.get_submodule("convolutions") if self.parts.convolutions else nn.Identity()
+            values = head(pooled)
+            for name in hidden_layers(self.parts.convolutions):
+                values = held[name] = self.get_submodule(name)(values.flatten(1)).relu()
         if outputs:
             features = self.dropout(held[classified].flatten(1))
             held["logits"], held["deltas"] = self.class_scores(features), self.box_deltas(features)
@@ -270,9 +277,9 @@ class Detector(nn.Module):
             nn.init.zeros_(layer.bias)
         if self.neck is not None:
             self.neck.initialise(generator)
-            for layer in (self.fc6, self.fc7):
-                nn.init.xavier_uniform_(layer.weight, generator=generator)  # Detectron
-                nn.init.zeros_(layer.bias)
+            names = (*hidden_layers(self.parts.convolutions), "convolutions")
+            head = {name: own for name, own in self.named_children() if name in names}
+            initialise_head(head, generator)
         if self.rpn is not None:
             self.rpn.initialise(generator)
 
@@ -311,13 +318,6 @@ def build_detector(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> D
             reason = "that would not fit into the memory"
         raise SettingError(f"the model's settings and tensors do not fit ({reason})") from None
     return detector.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
-
-
-def _empty_linear(inputs: int, outputs: int) -> nn.Linear:
-    """Without values: false sizes of a damaged file then take no memory."""
-    with torch.device("meta"):
-        layer = nn.Linear(inputs, outputs)
-    return layer.to_empty(device="cpu")
 
 
 class _Behind(nn.Module):

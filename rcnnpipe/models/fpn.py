@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 
 from rcnnpipe.errors import SettingError
+from rcnnpipe.models.region_head import reset_norm
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Neck:
         finest_only: give P2 alone, which the whole pyramid stands behind.
         extra: whether P6 follows, a plain subsample of P5 for the region proposal network; of no
             effect on ``finest_only``.
+        norm: a batch norm that is constant behind every convolution, which then has no bias
+            (torchvision's second version).
     """
 
     layers: tuple[str, ...] = ("layer1", "layer2", "layer3", "layer4")
@@ -40,6 +43,7 @@ class Neck:
     top_down: bool = True
     finest_only: bool = False
     extra: bool = True
+    norm: bool = False
 
     def __post_init__(self) -> None:
         """Layers are different, and every level gets something to see."""
@@ -57,8 +61,9 @@ class Neck:
             )
 
     def settings(self) -> dict[str, Any]:
-        """JSON for the model file."""
-        return asdict(self) | {"layers": list(self.layers)}
+        """JSON for the model file; norms only where they are there."""
+        settings = asdict(self) | {"layers": list(self.layers)}
+        return {name: value for name, value in settings.items() if name != "norm" or value}
 
 
 def build_neck(settings: Mapping[str, Any]) -> Neck:
@@ -67,7 +72,7 @@ def build_neck(settings: Mapping[str, Any]) -> Neck:
 
 
 class FeaturePyramid(nn.Module):
-    """Bottom-up maps to the maps of the pyramid; there is no rectifier and no norm anywhere.
+    """Bottom-up maps to the maps of the pyramid; no rectifier anywhere, norms only if asked for.
 
     Parameters are named as in torchvision's ``FeaturePyramidNetwork``, ``inner_blocks.I.0.weight``
     for the 1 x 1 and ``layer_blocks.I.0.weight`` for the 3 x 3 convolution of level I, so that its
@@ -92,7 +97,10 @@ class FeaturePyramid(nn.Module):
         else:
             reduced = smoothed
         with torch.device("meta"):
-            whole = FeaturePyramidNetwork(list(in_channels), neck.channels)
+            whole = FeaturePyramidNetwork(
+                *(list(in_channels), neck.channels),
+                norm_layer=FrozenBatchNorm2d if neck.norm else None,
+            )
         # Dictionaries, for the numbers of levels to stay in the names where some have no block.
         self.inner_blocks = nn.ModuleDict({str(i): whole.inner_blocks[i] for i in reduced})
         self.layer_blocks = nn.ModuleDict({str(i): whole.layer_blocks[i] for i in smoothed})
@@ -146,5 +154,7 @@ class FeaturePyramid(nn.Module):
                     values = torch.empty(module.weight.shape)
                     nn.init.kaiming_uniform_(values, a=1, generator=generator)
                     module.weight.copy_(values)
-                    assert module.bias is not None
-                    module.bias.zero_()
+                    if module.bias is not None:
+                        module.bias.zero_()
+                elif isinstance(module, FrozenBatchNorm2d):
+                    reset_norm(module)

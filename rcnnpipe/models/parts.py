@@ -1,7 +1,7 @@
 """What a detector is put together from, as data."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from rcnnpipe.errors import SettingError
@@ -23,9 +23,13 @@ class Parts:
         cut: where the network is cut, whose own layers behind the cut are the head; None with a
             neck, which has a head of its own.
         neck: a feature pyramid on several maps, or None.
-        hidden: outputs of the two layers of a neck's head.
+        hidden: outputs of the fully connected layers of a neck's head.
+        convolutions: of a neck's head, before its one fully connected layer; 0 for two of those.
         anchors: of an RPN, or None where regions come from elsewhere.
-        rpn_channels: of the RPN's 3 x 3 convolution.
+        rpn_channels: of the RPN's 3 x 3 convolutions.
+        rpn_depth: how many of those there are, one behind the other.
+        rpn_strides: of the maps that the RPN looks at; None for those of ``pooling``, and of an
+            extra map behind them.
         proposals: which of the RPN's boxes are regions once it is trained.
         smallest: a box that is moved and cut at the image is none where a side of it is shorter, in
             pixels of the resized image (torchvision); None keeps a pixel of each at the border, as
@@ -41,6 +45,9 @@ class Parts:
     rpn_channels: int = 256
     proposals: ProposalRules | None = None
     smallest: float | None = None
+    convolutions: int = 0
+    rpn_depth: int = 1
+    rpn_strides: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """There is one head, and an RPN is whole."""
@@ -58,10 +65,17 @@ class Parts:
                 f"{self.hidden} hidden units and {self.rpn_channels} channels of an RPN: give 1 or "
                 "more of each"
             )
+        if self.convolutions < 0 or self.rpn_depth < 1 or (self.convolutions and self.cut):
+            raise SettingError(
+                f"{self.convolutions} convolutions of regions and {self.rpn_depth} of an RPN: give "
+                "0 or more, which are for necks, and 1 or more"
+            )
 
     @property
     def strides(self) -> list[tuple[int, int]]:
         """Of every map that the RPN looks at, down and across; an extra map is coarser by two."""
+        if self.rpn_strides is not None:
+            return [(stride, stride) for stride in self.rpn_strides]
         strides = list(self.pooling.strides)
         if self.neck and self.neck.extra and not self.neck.finest_only:
             strides.append(2 * strides[-1])
@@ -82,7 +96,12 @@ class Parts:
         return self.smallest / x, self.smallest / y
 
     def settings(self) -> dict[str, Any]:
-        """JSON for the model file."""
+        """JSON for the model file; what few detectors have only where it is there."""
+        rare = {
+            "convolutions": self.convolutions,
+            "rpn_depth": self.rpn_depth if self.rpn_depth > 1 else 0,
+            "rpn_strides": list(self.rpn_strides or ()),
+        }
         return {
             "view": self.view.settings(),
             "pooling": self.pooling.settings(),
@@ -91,9 +110,9 @@ class Parts:
             "hidden": self.hidden,
             "anchors": self.anchors.settings() if self.anchors else None,
             "rpn_channels": self.rpn_channels,
-            "proposals": asdict(self.proposals) if self.proposals else None,
+            "proposals": self.proposals.settings() if self.proposals else None,
             "smallest": self.smallest,
-        }
+        } | {name: value for name, value in rare.items() if value}
 
 
 def build_parts(settings: Mapping[str, Any]) -> Parts:
@@ -110,4 +129,7 @@ def build_parts(settings: Mapping[str, Any]) -> Parts:
         rpn_channels=settings["rpn_channels"],
         proposals=ProposalRules(**proposals) if proposals else None,
         smallest=settings.get("smallest"),
+        convolutions=settings.get("convolutions", 0),
+        rpn_depth=settings.get("rpn_depth", 1),
+        rpn_strides=tuple(settings["rpn_strides"]) if "rpn_strides" in settings else None,
     )

@@ -10,7 +10,8 @@ a map's anchors stands in their order: row by row, cell by cell, anchor by ancho
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +22,20 @@ from rcnnpipe.errors import SettingError
 
 
 class RpnHead(nn.Module):
-    """A 3 x 3 convolution, and two of 1 x 1 on it; the same weights for every map.
+    """A 3 x 3 convolution or several, and two of 1 x 1 on it; the same weights for every map.
 
     The authors' code has two outputs an anchor and a softmax. Its probability of an object is the
     sigmoid of their difference, which is the one output here.
     """
 
-    def __init__(self, channels: int, hidden: int, anchors_per_cell: int) -> None:
+    def __init__(self, channels: int, hidden: int, anchors_per_cell: int, depth: int = 1) -> None:
         """Make the layers for maps of ``channels``; :meth:`initialise` gives the first values."""
         super().__init__()
-        self.conv = nn.Conv2d(channels, hidden, 3, padding=1)
+        self.conv: nn.Module = nn.Conv2d(channels, hidden, 3, padding=1)
+        if depth > 1:
+            more = (nn.Conv2d(hidden, hidden, 3, padding=1) for _ in range(depth - 1))
+            pairs = [(nn.ReLU(), convolution) for convolution in more]
+            self.conv = nn.Sequential(self.conv, *(part for pair in pairs for part in pair))
         self.objectness = nn.Conv2d(hidden, anchors_per_cell, 1)
         self.deltas = nn.Conv2d(hidden, 4 * anchors_per_cell, 1)
 
@@ -66,6 +71,7 @@ class ProposalRules:
     | Detectron's pyramid, training | 2000 | 2000 (of all images of a GPU) | 0 | yes | no |
     | its test | 1000 | 1000 | 0 | yes | no |
     | torchvision's pyramid, test | 1000 | 1000 | .001, resized | yes | no |
+    | its MobileNet's, which has ``least_score`` .05 | 1000 | 1000 | .001, resized | yes | no |
 
     Attributes:
         before: the best so many of each map go into suppression; 0 for all.
@@ -78,6 +84,7 @@ class ProposalRules:
             places (py-faster-rcnn), not after (Detectron, torchvision). Without effect where
             ``before`` is 0.
         resized: ``min_size`` is in pixels of the resized image (torchvision).
+        least_score: boxes whose scores are lower fall away before suppression.
     """
 
     before: int
@@ -87,6 +94,7 @@ class ProposalRules:
     per_level: bool
     drop_first: bool = True
     resized: bool = False
+    least_score: float = 0.0
 
     def __post_init__(self) -> None:
         """Numbers are in their ranges."""
@@ -97,6 +105,12 @@ class ProposalRules:
             )
         if not 0 <= self.overlap <= 1:
             raise SettingError(f"proposals: an overlap of {self.overlap:g} is not in 0 to 1")
+        if not 0 <= self.least_score <= 1:
+            raise SettingError(f"proposals: a score of {self.least_score:g} is not in 0 to 1")
+
+    def settings(self) -> dict[str, Any]:
+        """JSON for the model file; a least score only where there is one."""
+        return {k: v for k, v in asdict(self).items() if k != "least_score" or v}
 
 
 def propose(
@@ -176,8 +190,9 @@ def _of_image(
     boxes: Tensor, logits: Tensor, levels: Tensor, rules: ProposalRules
 ) -> tuple[Tensor, Tensor]:
     """Suppressed and cut: (m, 4) and (m,) to (P, 4) and (P,)."""
-    there = (logits > -math.inf).nonzero().flatten()
-    boxes, scores = boxes[there], logits[there].sigmoid()
+    scores = logits.sigmoid()
+    there = ((logits > -math.inf) & (scores >= rules.least_score)).nonzero().flatten()
+    boxes, scores = boxes[there], scores[there]
     if rules.per_level:
         kept = batched_nms(boxes, scores, levels[there], rules.overlap)
     else:

@@ -1,7 +1,7 @@
 """Detectors by torchvision's names: its Faster R-CNN with a feature pyramid becomes ours, and back.
 
-torchvision's ``models/detection/faster_rcnn.py``, ``fasterrcnn_resnet50_fpn`` and the same on other
-residual networks. An imported detector has its geometry too, so that it finds the same boxes.
+torchvision's ``models/detection/faster_rcnn.py``: the layouts of ``torchvision_layouts``. An
+imported detector has its geometry too, so that it finds the same boxes.
 
 Vocabulary: K classes. Names are those of state dicts.
 """
@@ -16,45 +16,16 @@ import torch
 from torch import Tensor
 
 from rcnnpipe.errors import DataError, SettingError
-from rcnnpipe.models.anchors import Anchors
 from rcnnpipe.models.backbones import create_network
 from rcnnpipe.models.detector import Detector
 from rcnnpipe.models.fitting import Shape, is_counter, require_finite, require_fit
-from rcnnpipe.models.fpn import Neck
-from rcnnpipe.models.image_view import ImageView
-from rcnnpipe.models.parts import Parts
 from rcnnpipe.models.preprocessing import preset
-from rcnnpipe.models.region_pooling import RegionPooling
-from rcnnpipe.models.rpn import ProposalRules
 from rcnnpipe.models.tensor_files import READERS
+from rcnnpipe.models.torchvision_layouts import NETWORKS, Layout, layout_of, layout_of_file
 
-NETWORKS = ("resnet50", "resnet18", "resnet101")
-PARTS = Parts(
-    ImageView((800,), 1333, 32, "floor"),
-    RegionPooling("align", 7, sampling=2, strides=(4, 8, 16, 32)),
-    neck=Neck(),
-    anchors=Anchors(
-        ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)), placement="torchvision", spread=True
-    ),
-    proposals=ProposalRules(
-        before=1000, keep=1000, min_size=1e-3, per_level=True, drop_first=False, resized=True
-    ),
-    smallest=1e-2,
-)
 EPSILON = 1e-5  # of every batch norm that is built
 DELTAS_STD = (0.1, 0.1, 0.2, 0.2)  # BoxCoder's weights 10, 10, 5, 5
 
-_NAMES = {  # ours, theirs
-    "network.": "backbone.body.",
-    "neck.": "backbone.fpn.",
-    "rpn.conv.": "rpn.head.conv.0.0.",
-    "rpn.objectness.": "rpn.head.cls_logits.",
-    "rpn.deltas.": "rpn.head.bbox_pred.",
-    "fc6.": "roi_heads.box_head.fc6.",
-    "fc7.": "roi_heads.box_head.fc7.",
-    "class_scores.": "roi_heads.box_predictor.cls_score.",
-    "box_deltas.": "roi_heads.box_predictor.bbox_pred.",
-}
 _OWN = ("deltas_mean", "deltas_std")  # constants there
 _OUTPUTS = "roi_heads.box_predictor.cls_score.weight"
 # Its older files, the released weights among them, lack a number in these names.
@@ -67,10 +38,6 @@ _OTHERS = {
     "backbone.body.0.0.weight": (
         "fasterrcnn_mobilenet_v3_large_fpn, which has a MobileNet and anchors of five sizes on "
         "every map"
-    ),
-    "rpn.head.conv.1.0.weight": (
-        "fasterrcnn_resnet50_fpn_v2, which has batch norms in its pyramid, two convolutions in its "
-        "RPN and four with batch norms before its fully connected layer"
     ),
     "roi_heads.mask_predictor.mask_fcn_logits.weight": "Mask R-CNN, which has a branch for masks",
     "roi_heads.keypoint_predictor.kps_score_lowres.weight": (
@@ -86,7 +53,7 @@ def read_detector(path: Path, name: str, classes: int, epsilon: float = EPSILON)
 
     Args:
         path: .pth, .pt, .safetensors or .npz.
-        name: of its network, one of :data:`NETWORKS`.
+        name: of its network, one of ``NETWORKS``.
         classes: K + 1, the background with them.
         epsilon: what its batch norms add to variances: 0 in the released weights of
             ``fasterrcnn_resnet50_fpn``.
@@ -136,12 +103,13 @@ def import_detector(
         )
     network = create_network(name, preprocessing=preset("torchvision"))
     network.freeze_batch_norm()
-    detector = Detector(network, PARTS, classes)
+    layout = layout_of_file(names)
+    detector = Detector(network, layout.parts, classes)
     own = [key for key in detector.state_dict() if key not in _OWN]
-    wanted = {_their_name(key): tuple(detector.state_dict()[key].shape) for key in own}
+    wanted = {layout.their_name(key): tuple(detector.state_dict()[key].shape) for key in own}
     kind = f"torchvision's detector on {name}"
     require_fit(kind, wanted, where, {key: shapes[before] for key, before in names.items()})
-    values = {key: read(names[_their_name(key)]) for key in own}
+    values = {key: read(names[layout.their_name(key)]) for key in own}
     if epsilon != EPSILON:
         values |= _with_usual_epsilon(values, epsilon)
     require_finite(where, values)
@@ -158,14 +126,15 @@ def exported_tensors(detector: Detector) -> dict[str, np.ndarray[Any, Any]]:
     Raises:
         SettingError: it has a part that torchvision's detector cannot have.
     """
-    _require_expressible(detector)
+    layout = layout_of(detector)
+    _require_expressible(detector, layout)
     values = {key: value for key, value in detector.state_dict().items() if key not in _OWN}
     usual = torch.tensor(DELTAS_STD, device=detector.deltas_std.device)
     factor, shift = (detector.deltas_std / usual).view(-1), detector.deltas_mean / usual
     values["box_deltas.weight"] = values["box_deltas.weight"] * factor[:, None]
     values["box_deltas.bias"] = values["box_deltas.bias"] * factor + shift.view(-1)
     return {
-        _their_name(key): np.ascontiguousarray(value.detach().cpu().numpy())
+        layout.their_name(key): np.ascontiguousarray(value.detach().cpu().numpy())
         for key, value in values.items()
         if not is_counter(key)
     }
@@ -173,6 +142,8 @@ def exported_tensors(detector: Detector) -> dict[str, np.ndarray[Any, Any]]:
 
 def arguments(detector: Detector) -> dict[str, Any]:
     """What ``resnet_fpn_backbone`` and ``FasterRCNN`` take to build a detector's like, as JSON.
+
+    "like" names the function whose RPN and head it has.
 
     Sizes are rounded and the anchors of the coarsest map are placed in torchvision's own way then;
     a detector that was imported has both already.
@@ -182,6 +153,7 @@ def arguments(detector: Detector) -> dict[str, Any]:
     assert parts.proposals is not None
     scale = 255 * preprocessing.scale
     return {
+        "like": layout_of(detector).like,
         "backbone_name": detector.network.name,
         "num_classes": detector.classes,
         "min_size": parts.view.scales[0],
@@ -193,6 +165,7 @@ def arguments(detector: Detector) -> dict[str, Any]:
         "rpn_pre_nms_top_n_test": parts.proposals.before,
         "rpn_post_nms_top_n_test": parts.proposals.keep,
         "rpn_nms_thresh": parts.proposals.overlap,
+        "rpn_score_thresh": parts.proposals.least_score,
     }
 
 
@@ -203,19 +176,12 @@ def _present_name(key: str) -> str:
     return key
 
 
-def _their_name(key: str) -> str:
-    for ours, theirs in _NAMES.items():
-        if key.startswith(ours):
-            return theirs + key.removeprefix(ours)
-    raise SettingError(f"torchvision's detector has nothing like the tensor {key}")
-
-
 def _require_kind(where: str, names: Mapping[str, str]) -> None:
     for key, what in _OTHERS.items():
         if key in names:
             raise DataError(
                 f"{where} is {what}; what can be read is Faster R-CNN on a feature pyramid of "
-                f"{', '.join(NETWORKS)} as in fasterrcnn_resnet50_fpn"
+                f"{', '.join(NETWORKS)}"
             )
     if _OUTPUTS not in names:
         raise DataError(f"{where} is no Faster R-CNN of torchvision's: it lacks {_OUTPUTS}")
@@ -236,13 +202,13 @@ def _with_usual_epsilon(values: Mapping[str, Tensor], epsilon: float) -> dict[st
     return changed
 
 
-def _require_expressible(detector: Detector) -> None:
-    parts, neck = detector.parts, detector.parts.neck
+def _require_expressible(detector: Detector, layout: Layout) -> None:
+    parts, neck, theirs = detector.parts, detector.parts.neck, layout.parts
     reasons = {
         "is put on a feature pyramid": neck is not None,
         "finds its regions by an RPN": parts.anchors is not None,
         f"has one of {', '.join(NETWORKS)} below": detector.network.name in NETWORKS,
-        "has all connections and levels of the pyramid": neck in (None, Neck()),
+        "has all connections and levels of the pyramid": neck in (None, theirs.neck),
         "pools regions by RoIAlign (finetune --pooling align)": (
             parts.pooling.kind == "align" and not parts.pooling.aligned
         ),
@@ -254,7 +220,11 @@ def _require_expressible(detector: Detector) -> None:
             parts.anchors is None or parts.anchors.placement == "torchvision"
         ),
         "sees RGB images": detector.network.preprocessing.order == "RGB",
-        "has 1024 hidden units": parts.hidden == 1024,
+        "has 1024 hidden units": parts.hidden == theirs.hidden,
+        "has two layers of convolutions in its RPN, four before its fully connected one, and batch "
+        "norms in its pyramid, or neither": (
+            (parts.convolutions, parts.rpn_depth) == (theirs.convolutions, theirs.rpn_depth)
+        ),
     }
     for reason, holds in reasons.items():
         if not holds:

@@ -30,7 +30,7 @@ from rcnnpipe.models.torchvision_detectors import (
 )
 from rcnnpipe.suppression import Suppression, select
 from rcnnpipe.systems import fpn
-from tests.torchvision_made import differences, random_detector
+from tests.torchvision_made import differences, random_detector, random_v2
 
 SMALL: dict[str, Any] = {"min_size": 160, "max_size": 266}
 CPU = torch.device("cpu")
@@ -202,6 +202,7 @@ def ours_of(values: Detector | None = None, **changed: Any) -> Detector:
 def build(detector: Detector) -> FasterRCNN:
     """torchvision's detector, by what is told of ours, with our tensors."""
     told = json.loads(json.dumps(arguments(detector)))
+    assert told.pop("like") == "fasterrcnn_resnet50_fpn"
     sizes, ratios = told.pop("anchor_sizes"), told.pop("anchor_ratios")
     anchors = theirs.anchor_utils.AnchorGenerator(
         tuple(map(tuple, sizes)), (tuple(ratios),) * len(sizes)
@@ -230,6 +231,84 @@ def test_an_fpn_of_ours_finds_the_same_there(small: FasterRCNN) -> None:
     assert len(expected["scores"]) > 50
     box, score, alone = differences(ours, expected)
     assert (box < 1e-2, score < 2e-5, alone) == (True, True, 0)
+
+
+# The second version
+
+
+@pytest.fixture(scope="module")
+def second() -> FasterRCNN:
+    """Few regions, for each runs through four convolutions."""
+    return random_v2(seed=2, rpn_pre_nms_top_n_test=60, rpn_post_nms_top_n_test=40, **SMALL)
+
+
+def second_of_ours(model: FasterRCNN) -> Detector:
+    detector = imported(model)
+    assert detector.parts.proposals is not None
+    few = replace(detector.parts.proposals, before=60, keep=40)
+    view = replace(detector.parts.view, scales=(160,), longest=266)
+    detector.parts = replace(detector.parts, proposals=few, view=view)
+    return detector
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_detections_of_the_second_version_are_torchvisions(
+    second: FasterRCNN, folded: bool
+) -> None:
+    detector = second_of_ours(second)
+    if folded:
+        fold_batch_norm(detector)
+    for number, size in enumerate(SIZES[1:3]):
+        image = photograph(size, number)
+        expected = their_detections(second, image)
+        ours = detections(detector, image, detector.parts.view)
+        assert len(expected["scores"]) > 30
+        box, score, alone = differences(ours, expected)
+        assert (box < 1e-3, score < 2e-5, alone) == (True, True, 0)
+
+
+def test_the_second_version_comes_back_as_it_was(second: FasterRCNN) -> None:
+    detector = imported(second)
+    assert detector.layer_names == ("pool5", "fc6", "logits", "deltas")
+    back = exported_tensors(detector)
+    before = {k: v for k, v in second.state_dict().items() if "num_batches" not in k}
+    assert back.keys() == before.keys()
+    for key, value in before.items():
+        np.testing.assert_array_equal(back[key], value.numpy(), err_msg=key)
+    assert arguments(detector)["like"] == "fasterrcnn_resnet50_fpn_v2"
+    rebuilt = build_detector(json.loads(json.dumps(detector.settings())), detector.tensors())
+    assert rebuilt.parts == detector.parts
+    second.load_state_dict({key: torch.from_numpy(value) for key, value in back.items()})
+    assert detector.parts.neck is not None
+    plain = replace(detector.parts.neck, norm=False)
+    detector.parts = replace(detector.parts, neck=plain)
+    with pytest.raises(SettingError, match="has all connections and levels"):
+        exported_tensors(detector)
+
+
+def test_first_values_of_the_second_version() -> None:
+    """Whatever the memory held before, each has some, and regions keep their spread."""
+    usual = imported(random_v2(loud=False)).parts
+    changed = {"neck": usual.neck, "convolutions": 4, "rpn_depth": 2}
+    first, again = (ours_of(**changed) for _ in range(2))
+    for detector in (first, again):
+        detector.initialise(torch.Generator().manual_seed(1))
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+    pooled = torch.randn((3, 256, 7, 7), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert 0.1 < first.behind(pooled, ["fc6"])["fc6"].std() < 10
+
+
+def test_other_settings_make_the_same_files_as_ever() -> None:
+    """What only the second version has is not told of others."""
+    told = json.dumps(ours_of().settings())
+    for word in ('norm"', "convolutions", "rpn_depth", "rpn_strides", "least_score"):
+        assert word not in told.replace('"frozen_batch_norm"', "")
+    with pytest.raises(SettingError, match="-1 convolutions of regions and 1 of an RPN"):
+        ours_of(convolutions=-1)
+    with pytest.raises(SettingError, match="0 convolutions of regions and 0 of an RPN"):
+        ours_of(rpn_depth=0)
 
 
 def test_what_torchvision_cannot_have_is_refused() -> None:
@@ -309,7 +388,10 @@ def test_other_detectors_are_refused_before_a_value_is_read() -> None:
         mask = shapes_of(theirs.maskrcnn_resnet50_fpn(**none))
         mobile = shapes_of(theirs.fasterrcnn_mobilenet_v3_large_fpn(**none))
         retina = shapes_of(theirs.retinanet_resnet50_fpn(**none))
-    refused(v2, r"w.pth is fasterrcnn_resnet50_fpn_v2, which has .* two convolutions in its RPN")
+    refused(v2, "does not fit torchvision's detector on resnet18: it has besides", "resnet18")
+    lacking = {k: v for k, v in v2.items() if not k.startswith("roi_heads.box_head.3.")}
+    refused(lacking, "it lacks roi_heads.box_head.3.0.weight, roi_heads.box_head.3.1.bias, ")
+    refused(v2 | {"roi_heads.box_head.fc7.weight": (1, 1)}, "besides roi_heads.box_head.fc7")
     refused(mobile, "w.pth is fasterrcnn_mobilenet_v3_large_fpn, which has a MobileNet")
     refused(mask, "is Mask R-CNN, which has a branch for masks")
     refused(retina, "is a detector of one stage")
