@@ -1,6 +1,7 @@
 """The detector that training starts from: a system's parts, put on a network or on a detector."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,8 @@ from rcnnpipe.systems import fast, faster, fpn
 from rcnnpipe.training.finetuning import freeze_below
 from rcnnpipe.training.initial import initial_generator, initial_network
 
+_log = logging.getLogger(__name__)
+
 ARRANGEMENTS: dict[str, ModuleType] = {
     "fast": fast,
     "faster": faster,
@@ -31,60 +34,82 @@ _OUTPUTS = ("class_scores.", "box_deltas.", "deltas_")
 
 
 def detector_to_train(
-    options: Mapping[str, Any], inputs: dict[str, Any], classes: int
+    options: Mapping[str, Any], inputs: dict[str, Any], classes: Sequence[str]
 ) -> tuple[Detector, dict[str, Any], bool]:
     """The detector to train, settings that took late defaults, and whether its outputs have learnt.
 
     Args:
         options: of the stage, complete.
         inputs: the file of ``--init`` joins them.
-        classes: K + 1.
+        classes: K + 1 names.
 
     Raises:
         SettingError: the parts do not fit the network, or the detector of ``--init``.
     """
-    before = _detector_of(options, inputs)
+    before, known = _detector_of(options, inputs)
     _check_parts(options, before)
     if before is None:
         network, random, resolved = initial_network(
             options["network"], options["init"], options["seed"], inputs
         )
-        if options["init"] != "none":
-            network.freeze_batch_norm()
     else:
         network, resolved = before.network, {}
         random = initial_generator(options["seed"])
+    if options["init"] != "none":
+        network.freeze_batch_norm()
     name, system = network.name, ARRANGEMENTS[options["system"]]
     parts = _parts(network, options, before)
     train_from = options["train_from"]
     if train_from is None and options["init"] != "none":
         train_from = system.TRAIN_FROM[name]
     held = before.state_dict() if before else {}
-    detector = Detector(network, parts, classes)
+    detector = Detector(network, parts, len(classes))
     detector.initialise(random)
+    learnt = before is not None and known == tuple(classes) and not options["new_outputs"]
     if before is not None:
-        _take_over(detector, held, keep_outputs=not options["new_outputs"])
+        if known != tuple(classes):
+            _log.info("the detector of --init knows other classes; its outputs start anew")
+        _take_over(detector, held, keep_outputs=learnt)
     if train_from == ALL_FIXED:
         detector.network.requires_grad_(False)
     else:
         freeze_below(detector.network, train_from)
+    _tell_of_the_rpn(detector, options)
     resolved |= {"network": name, "train-from": train_from, "parts": parts.settings()}
-    learnt = before is not None and before.classes == classes and not options["new_outputs"]
     return detector, resolved, learnt
 
 
-def _detector_of(options: Mapping[str, Any], inputs: dict[str, Any]) -> Detector | None:
-    """The detector that ``--init`` names, if it is one."""
+def _detector_of(
+    options: Mapping[str, Any], inputs: dict[str, Any]
+) -> tuple[Detector | None, tuple[str, ...]]:
+    """The detector that ``--init`` names, if it is one, and its classes."""
     path = Path(options["init"])
     if path.suffix != ".h5":
-        return None
+        return None, ()
     with open_artifact(path, "model") as (_, file):
         if "detector" not in read_attribute(file, "architecture"):
-            return None
-    inputs["init"], detector = read_model_of_regions(path)
+            return None, ()
+    header, detector = read_model_of_regions(path)
     assert isinstance(detector, Detector)
     require_named(path, detector.network, options["network"])
-    return detector
+    inputs["init"] = header
+    return detector, header.classes
+
+
+def _tell_of_the_rpn(detector: Detector, options: Mapping[str, Any]) -> None:
+    """Ren et al. 2015, step 4: an RPN that is not trained needs the maps that it has learnt on."""
+    cut, network = detector.parts.cut, detector.network
+    if options["system"] != "fast" or detector.rpn is None or cut is None:
+        return
+    names = network.layer_names
+    below = [network.architecture.layers[x].modules for x in names[: names.index(cut.map) + 1]]
+    modules = [network.get_submodule(path) for paths in below for path in paths]
+    if any(values.requires_grad for module in modules for values in module.parameters()):
+        _log.warning(
+            "the RPN of --init stays as it is, but the maps it looks at are trained and it will no "
+            "longer find regions on them; --train-from %s keeps them",
+            names[names.index(cut.source) + 1],
+        )
 
 
 def _parts(network: Network, options: Mapping[str, Any], before: Detector | None) -> Parts:

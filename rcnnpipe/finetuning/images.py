@@ -38,7 +38,7 @@ def finetune_on_images(run: Run) -> int:
     inputs: dict[str, Any] = {"data": dataset}
     boxes = proposals_for(options["proposals"], dataset, 0, inputs)
     held = held_out(options, dataset, inputs)
-    detector, resolved, learnt = detector_to_train(options, inputs, len(dataset.classes))
+    detector, resolved, learnt = detector_to_train(options, inputs, dataset.classes)
     header = run.header(inputs, dataset.classes, resolved)
     source = ImageSource(
         records=dataset.records,
