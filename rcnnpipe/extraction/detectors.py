@@ -112,17 +112,19 @@ class DetectorExtractor:
 
     def _maps(self, pixels: Tensor, scale: float, todo: Regions) -> list[Tensor]:
         size = self.view.resized_size((pixels.shape[1], pixels.shape[2]), scale)
-        resized = resize(self.detector.network.preprocessing.apply(pixels), size)
         try:
+            resized = resize(self.detector.network.preprocessing.apply(pixels), size)
             with arithmetic(self.device, self.precision):
                 return self.detector.maps(to_batch([resized], self.view.multiple))
         except (RuntimeError, MemoryError) as error:
             if not is_lack_of_memory(error):
                 raise
             raise SettingError(
-                f"image '{todo.record.image_id}', scaled to {resized.shape[2]} x "
-                f"{resized.shape[1]} pixels, does not fit into the memory; lower --scales"
+                f"image '{todo.record.image_id}', scaled to {size[1]} x {size[0]} pixels, does not "
+                "fit into the memory; lower --scales"
             ) from error
+        except SettingError as error:
+            raise SettingError(f"image '{todo.record.image_id}': {error}") from error
 
     def _regions(
         self, maps: list[Tensor], boxes: Tensor, factors: tuple[float, float]

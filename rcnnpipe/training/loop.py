@@ -23,7 +23,13 @@ from rcnnpipe.training.distributed import Ranks, require_agreement, sum_over_ran
 from rcnnpipe.training.optimizers import optimizer_tensors, restore_optimizer
 from rcnnpipe.training.repeatable import repeatable
 from rcnnpipe.training.schedules import Schedule
-from rcnnpipe.training.stopping import SMALLER_BATCH, KeepBad, memory_told, require_finite
+from rcnnpipe.training.stopping import (
+    SMALLER_BATCH,
+    KeepBad,
+    images_told,
+    memory_told,
+    require_finite,
+)
 from rcnnpipe.training.validation import Validation
 
 _log = logging.getLogger(__name__)
@@ -258,7 +264,8 @@ def train(
     while trainer.iteration < iterations and not (validation and validation.ended):
         with memory_told(trainer.ranks.device, remedy):
             batch = next(batches)
-            loss = trainer.step(batch.pieces, loss_function)
+            with images_told(batch.image_ids):
+                loss = trainer.step(batch.pieces, loss_function)
         # One step late, so that the device never waits for the host to look at a number.
         _require_finite(unseen, keep_bad)
         unseen = (batch, loss, trainer.iteration)

@@ -88,3 +88,13 @@ def memory_told(device: torch.device, remedy: str) -> Iterator[None]:
         raise SettingError(
             f"the memory of {device} does not suffice for a batch of this size; {remedy}"
         ) from error
+
+
+@contextmanager
+def images_told(image_ids: Sequence[str]) -> Iterator[None]:
+    """Name the images of a batch in a sentence on what is wrong with one of them."""
+    try:
+        yield
+    except SettingError as error:
+        names = ", ".join(dict.fromkeys(image_ids))
+        raise SettingError(f"{error}; the batch's images: {names}") from error
