@@ -134,8 +134,9 @@ def model_source(
     find = own and options["proposals"] is None
     extractor = extractor_for(network, parts.layers, device, options, stored=False, find=find)
     boxes_of: Callable[[int], Any]
-    if find:
+    if options["svm"] is None:
         _require_whole(origin, header)
+    if find:
         boxes_of = lambda number: np.empty((0, 4), np.float32)  # noqa: E731
     elif options["proposals"] is None:
         boxes_of = proposals_on_the_spot(dataset, options["seed"], options["max_proposals"])

@@ -34,7 +34,8 @@ def extractor_for(
         options: of the stage: precision, batch_size; scales, None for the network's own,
             random_scales and seed, which only mean something where it has a pyramid.
         stored: whether features are for a file, float16; detectors can give float32.
-        find: whether a detector is to find its regions by its RPN.
+        find: whether a detector is to find its regions by its RPN, at each scale as many as its
+            parts say, or max_proposals of the options.
 
     Raises:
         SettingError: a layer or an option that the network has no use for.
@@ -46,7 +47,10 @@ def extractor_for(
         # Of its own scales training drew one for each image; several cost their time, so that they
         # are for those who ask for them.
         looks = found.view if options.get("scales") else found.view.single()
-        return replace(found, stored=stored, proposals=network.parts.proposals, view=looks)
+        rules = network.parts.proposals
+        if rules is not None and options["max_proposals"]:
+            rules = replace(rules, keep=options["max_proposals"])
+        return replace(found, stored=stored, proposals=rules, view=looks)
     if network.head is None:
         for name in ("scales", "random_scales"):
             if options.get(name):
