@@ -10,7 +10,10 @@ from rcnnpipe.options import StageCommand, out_option, say
 
 VERSION = 1
 
-_NETWORKS = ("resnet50", "resnet18", "resnet101")
+_NETWORKS = (
+    *("resnet50", "resnet18", "resnet101"),
+    *("mobilenet_v3_large", "mobilenet_v3_large_320"),
+)
 # fasterrcnn_resnet50_fpn_coco-258fb6c6.pth: torchvision names its files by their SHA-256, and sets
 # the epsilon of this one's batch norms to 0 in code.
 _WITHOUT_EPSILON = "258fb6c6"
@@ -25,7 +28,7 @@ _WITHOUT_EPSILON = "258fb6c6"
     "--network",
     type=click.Choice(_NETWORKS),
     default=_NETWORKS[0],
-    help="Below the feature pyramid.",
+    help="Below the feature pyramid; 320 is the same at that size, as its file does not tell.",
 )
 @click.option(
     "--classes",

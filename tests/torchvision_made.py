@@ -14,7 +14,10 @@ from torchvision.models.detection.backbone_utils import (
     _resnet_fpn_extractor,
     resnet_fpn_backbone,
 )
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
+from torchvision.models.detection.faster_rcnn import (
+    FastRCNNConvFCHead,
+    fasterrcnn_mobilenet_v3_large_fpn,
+)
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
@@ -45,6 +48,17 @@ def random_v2(
     head = FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024], norm_layer=nn.BatchNorm2d)
     model = FasterRCNN(
         backbone, num_classes=classes, rpn_head=RPNHead(256, 3, conv_depth=2), box_head=head, **more
+    )
+    if loud:
+        make_loud(model, seed)
+    return model.eval()
+
+
+def random_mobile(classes: int = 4, seed: int = 0, *, loud: bool = True, **more: Any) -> FasterRCNN:
+    """``fasterrcnn_mobilenet_v3_large_fpn``."""
+    torch.manual_seed(seed)
+    model = fasterrcnn_mobilenet_v3_large_fpn(
+        weights=None, weights_backbone=None, num_classes=classes, **more
     )
     if loud:
         make_loud(model, seed)

@@ -4,7 +4,7 @@ Parameters are named as torchvision names them, so that its weights load as they
 ends after its rectifier, as Caffe's in-place ReLU has it: ``fc7`` is max(0, W x + b).
 
 ``pool5`` is, as in R-CNN, the last map with its layout in place: what the first fully connected
-layer sees. SqueezeNet and ResNet have no such layer and average the whole map instead
+layer sees. SqueezeNet, ResNet and MobileNet have no such layer and average the whole map instead
 (``avgpool``); their ``pool5`` is a side branch, the last map averaged over 3 x 3 cells, because box
 regression cannot do with an average that has forgotten where things are.
 """
@@ -93,7 +93,7 @@ def _squeezenet(outputs: int) -> nn.Module:
     return _with(body, flatten=nn.Flatten(), cells=nn.AdaptiveAvgPool2d(3))
 
 
-def _resnet(build: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
+def _with_average(build: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
     def build_with_parts(outputs: int) -> nn.Module:
         body = build(num_classes=outputs)
         return _with(body, flatten=nn.Flatten(), cells=nn.AdaptiveAvgPool2d(3))
@@ -213,19 +213,36 @@ _RESNET = chain(
     "logits": Layer("avgpool", ("flatten", "fc")),
 }
 
+# MobileNetV3 (Howard et al. 2019, table 1); block 13 is the first of stride 32.
+_MOBILENET = chain(
+    conv1="features.0",
+    **{f"block{number}": f"features.{number}" for number in range(1, 16)},
+    conv2="features.16",
+) | {
+    "pool5": Layer("conv2", ("cells",)),
+    "avgpool": Layer("conv2", ("avgpool",)),
+    "fc6": Layer("avgpool", ("flatten", "classifier.0", "classifier.1")),
+    "logits": Layer("fc6", ("classifier.2", "classifier.3")),
+}
+
 NETWORKS = {
     # 227 pixels: Girshick et al. 2014, 2.1; VGG16's 224: its section 3.3 and the model's own
     "alexnet": Architecture(_alexnet, _ALEXNET, "classifier.6", "conv5", 227, torchvision=True),
     "caffenet": Architecture(CaffeNet, _CAFFENET, "fc8", "conv5", 227, preprocessing="caffe"),
     "demo": Architecture(Demo, _DEMO, "fc8", "conv5", 56, padding=4, hidden=256),
+    "mobilenet_v3_large": Architecture(
+        _with_average(torchvision.models.mobilenet_v3_large),
+        *(_MOBILENET, "classifier.3", "conv2"),
+        torchvision=True,
+    ),
     "resnet101": Architecture(
-        _resnet(torchvision.models.resnet101), _RESNET, "fc", "layer4", torchvision=True
+        _with_average(torchvision.models.resnet101), _RESNET, "fc", "layer4", torchvision=True
     ),
     "resnet18": Architecture(
-        _resnet(torchvision.models.resnet18), _RESNET, "fc", "layer4", torchvision=True
+        _with_average(torchvision.models.resnet18), _RESNET, "fc", "layer4", torchvision=True
     ),
     "resnet50": Architecture(
-        _resnet(torchvision.models.resnet50), _RESNET, "fc", "layer4", torchvision=True
+        _with_average(torchvision.models.resnet50), _RESNET, "fc", "layer4", torchvision=True
     ),
     "squeezenet": Architecture(
         _squeezenet, _SQUEEZENET, "classifier.1", "fire9", 227, torchvision=True

@@ -36,6 +36,7 @@ class Network(nn.Module):
         architecture: how it is built.
         original_classifier: False once :meth:`replace_classifier` put a new one in.
         frozen_batch_norm: whether statistics and scales of its batch norms are constants.
+        epsilon: what they add to variances then, None for the architecture's own.
         compressed: path of a linear module -> rank of the two that :meth:`compress` put there.
     """
 
@@ -54,6 +55,7 @@ class Network(nn.Module):
         usual = NETWORKS[name]
         self.architecture: Architecture = with_pyramid(usual, head) if head else usual
         self.original_classifier, self.frozen_batch_norm = True, False
+        self.epsilon: float | None = None
         self.compressed: dict[str, int] = {}
         with torch.device("meta"):
             body = self.architecture.build(outputs)
@@ -166,17 +168,19 @@ class Network(nn.Module):
         compression.put_truncated_svd(self, path, rank, factors)
         self.compressed[path] = rank
 
-    def freeze_batch_norm(self) -> None:
-        """Make every batch norm the constant affine map it is in evaluation."""
+    def freeze_batch_norm(self, epsilon: float | None = None) -> None:
+        """Make every batch norm the constant affine map it is in evaluation, or with an epsilon."""
+        self.epsilon = epsilon
         for name, module in list(self.named_modules()):
             if isinstance(module, nn.BatchNorm2d):
-                frozen = FrozenBatchNorm2d(module.num_features, module.eps)
+                frozen = FrozenBatchNorm2d(module.num_features, epsilon or module.eps)
                 frozen.load_state_dict(module.state_dict())
                 self.set_submodule(name, frozen.to(module.weight.device))
         self.frozen_batch_norm = True
 
     def settings(self) -> dict[str, Any]:
         """JSON from which :func:`build_network` makes the same network, values apart."""
+        rare = {"compressed": dict(self.compressed), "epsilon": self.epsilon}
         return {
             "network": self.name,
             "outputs": self.outputs,
@@ -185,7 +189,7 @@ class Network(nn.Module):
             "crop": self.crop.settings(),
             "preprocessing": self.preprocessing.settings(),
             "head": self.head.settings() if self.head else None,
-        } | ({"compressed": dict(self.compressed)} if self.compressed else {})
+        } | {name: value for name, value in rare.items() if value}
 
     def tensors(self) -> dict[str, np.ndarray[Any, Any]]:
         """Values for the model file: the state dict, and a per-pixel mean where there is one."""
@@ -269,7 +273,7 @@ def empty_network(settings: Mapping[str, Any], mean_image: Tensor | None = None)
     if not settings["original_classifier"]:
         network._set_classifier(network.classifier_module, settings["outputs"])
     if settings["frozen_batch_norm"]:
-        network.freeze_batch_norm()
+        network.freeze_batch_norm(settings.get("epsilon"))
     network.compressed = compression.put_empty_pairs(network, settings.get("compressed", {}))
     return network
 

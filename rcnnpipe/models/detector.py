@@ -70,6 +70,8 @@ class Detector(nn.Module):
 
     deltas_mean: Tensor
     deltas_std: Tensor
+    fc6: nn.Linear
+    fc7: nn.Linear
 
     def __init__(self, network: Network, parts: Parts, classes: int) -> None:
         """Take a network over; new layers have no values yet (see :meth:`initialise`)."""

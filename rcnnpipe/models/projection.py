@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
 
 from rcnnpipe.errors import SettingError
 from rcnnpipe.models.backbones import Network
@@ -56,6 +57,8 @@ def geometry_of(network: Network, layer: str) -> MapGeometry:
 
 def _behind(module: nn.Module, before: MapGeometry) -> MapGeometry:
     """The geometry of a module's output, given that of its input."""
+    if isinstance(module, SqueezeExcitation):  # only scales whole channels
+        return before
     if isinstance(module, _NO_MAP):
         raise SettingError("what follows a pooling of the whole map is no map any more")
     if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):

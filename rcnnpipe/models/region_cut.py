@@ -46,6 +46,7 @@ _CUTS = {
     "zf5": Cut("conv5", "pool5", "fc7", 6),
     "squeezenet": Cut("pool8", "pool8", "avgpool", 7),
     # 14 x 14 cells, of which the stride of layer4 leaves 7 x 7: Detectron's ResNet-C4.
+    "mobilenet_v3_large": Cut("block12", "block12", "fc6", 14),
     "resnet18": Cut("layer3", "layer3", "avgpool", 14),
     "resnet50": Cut("layer3", "layer3", "avgpool", 14),
     "resnet101": Cut("layer3", "layer3", "avgpool", 14),

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from rcnnpipe.errors import DataError, SettingError
 from rcnnpipe.models.backbones import create_network
@@ -35,10 +36,6 @@ _OLDER = (
 )
 # A tensor that only they have -> what they are, and what of it there is none of here.
 _OTHERS = {
-    "backbone.body.0.0.weight": (
-        "fasterrcnn_mobilenet_v3_large_fpn, which has a MobileNet and anchors of five sizes on "
-        "every map"
-    ),
     "roi_heads.mask_predictor.mask_fcn_logits.weight": "Mask R-CNN, which has a branch for masks",
     "roi_heads.keypoint_predictor.kps_score_lowres.weight": (
         "Keypoint R-CNN, which has a branch for keypoints"
@@ -94,16 +91,16 @@ def import_detector(
             f"torchvision's detector on {name} cannot be read, only on {', '.join(NETWORKS)}"
         )
     names = {_present_name(key): key for key in shapes}
-    _require_kind(where, names)
+    _require_kind(where, names, name)
     given = shapes[names[_OUTPUTS]][0]
     if given != classes:
         raise SettingError(
             f"{where} tells {given} classes apart, the background with them, so --classes takes "
             f"{given - 1} names, not {classes - 1}"
         )
-    network = create_network(name, preprocessing=preset("torchvision"))
-    network.freeze_batch_norm()
-    layout = layout_of_file(names)
+    layout = layout_of_file(name, names)
+    network = create_network(layout.network or name, preprocessing=preset("torchvision"))
+    network.freeze_batch_norm(EPSILON if layout.network else None)  # a MobileNet's own is another
     detector = Detector(network, layout.parts, classes)
     own = [key for key in detector.state_dict() if key not in _OWN]
     wanted = {layout.their_name(key): tuple(detector.state_dict()[key].shape) for key in own}
@@ -176,7 +173,7 @@ def _present_name(key: str) -> str:
     return key
 
 
-def _require_kind(where: str, names: Mapping[str, str]) -> None:
+def _require_kind(where: str, names: Mapping[str, str], network: str) -> None:
     for key, what in _OTHERS.items():
         if key in names:
             raise DataError(
@@ -185,6 +182,13 @@ def _require_kind(where: str, names: Mapping[str, str]) -> None:
             )
     if _OUTPUTS not in names:
         raise DataError(f"{where} is no Faster R-CNN of torchvision's: it lacks {_OUTPUTS}")
+    mobile = "backbone.body.0.0.weight" in names
+    if mobile != network.startswith("mobilenet"):
+        is_on, name = ("a", "mobilenet_v3_large") if mobile else ("no", NETWORKS[0])
+        raise DataError(
+            f"{where} is on {is_on} MobileNet, so {network} does not fit; name another network, as "
+            f"{name}"
+        )
 
 
 def _with_usual_epsilon(values: Mapping[str, Tensor], epsilon: float) -> dict[str, Tensor]:
@@ -218,6 +222,11 @@ def _require_expressible(detector: Detector, layout: Layout) -> None:
         ),
         "has anchors about the corners of cells": (
             parts.anchors is None or parts.anchors.placement == "torchvision"
+        ),
+        "adds 1e-05 to the variances of batch norms": all(
+            norm.eps == EPSILON
+            for norm in detector.modules()
+            if isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d)
         ),
         "sees RGB images": detector.network.preprocessing.order == "RGB",
         "has 1024 hidden units": parts.hidden == theirs.hidden,

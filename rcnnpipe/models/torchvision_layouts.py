@@ -35,13 +35,13 @@ class Layout:
 
     Attributes:
         like: the function that builds it on its usual network.
-        networks: ours that may stand below.
+        network: ours that stands below, None for residual ones.
         parts: of its detectors.
         names: starts of our tensors' names -> of theirs; the first that fits counts.
     """
 
     like: str
-    networks: tuple[str, ...]
+    network: str | None
     parts: Parts
     names: Mapping[str, str]
 
@@ -57,10 +57,12 @@ class Layout:
         raise SettingError(f"torchvision's detector has nothing like the tensor {key}")
 
 
-_RESNETS = ("resnet50", "resnet18", "resnet101")
+_RULES = ProposalRules(
+    before=1000, keep=1000, min_size=1e-3, per_level=True, drop_first=False, resized=True
+)
 V1 = Layout(
     "fasterrcnn_resnet50_fpn",
-    _RESNETS,
+    None,
     Parts(
         ImageView((800,), 1333, 32, "floor"),
         RegionPooling("align", 7, sampling=2, strides=(4, 8, 16, 32)),
@@ -68,16 +70,14 @@ V1 = Layout(
         anchors=Anchors(
             ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)), placement="torchvision", spread=True
         ),
-        proposals=ProposalRules(
-            before=1000, keep=1000, min_size=1e-3, per_level=True, drop_first=False, resized=True
-        ),
+        proposals=_RULES,
         smallest=1e-2,
     ),
     MappingProxyType(_NAMES),
 )
 V2 = Layout(  # Li et al. 2021 (arXiv 2111.11429), section 3
     "fasterrcnn_resnet50_fpn_v2",
-    _RESNETS,
+    None,
     replace(V1.parts, neck=Neck(norm=True), convolutions=4, rpn_depth=2),
     MappingProxyType(
         {
@@ -91,15 +91,47 @@ V2 = Layout(  # Li et al. 2021 (arXiv 2111.11429), section 3
 )
 
 
-NETWORKS = _RESNETS
+_MOBILE_RULES = replace(_RULES, least_score=0.05)
+MOBILE = Layout(
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "mobilenet_v3_large",
+    replace(
+        V1.parts,
+        # Both of its maps and the pyramid's have stride 32; regions are pooled from the first.
+        pooling=RegionPooling("align", 7, sampling=2, strides=(32,)),
+        neck=Neck(("block13", "conv2")),
+        anchors=Anchors(
+            ((32.0, 64.0, 128.0, 256.0, 512.0),) * 3, placement="torchvision", spread=True
+        ),
+        proposals=_MOBILE_RULES,
+        rpn_strides=(32, 32, 64),
+    ),
+    MappingProxyType({"network.features.": "backbone.body."} | _NAMES),
+)
+MOBILE_320 = replace(
+    MOBILE,
+    like="fasterrcnn_mobilenet_v3_large_320_fpn",
+    parts=replace(
+        MOBILE.parts,
+        view=ImageView((320,), 640, 32, "floor"),
+        proposals=replace(_MOBILE_RULES, before=150, keep=150),
+    ),
+)
+_MOBILES = {"mobilenet_v3_large": MOBILE, "mobilenet_v3_large_320": MOBILE_320}
+# The last differs from the one before in settings alone, which no file of tensors tells.
+NETWORKS = ("resnet50", "resnet18", "resnet101", *_MOBILES)
 
 
-def layout_of_file(keys: Collection[str]) -> Layout:
-    """Which layout a file's tensors have, of the names in it."""
+def layout_of_file(name: str, keys: Collection[str]) -> Layout:
+    """Which layout a file has, of the network's name, one of :data:`NETWORKS`, and its tensors'."""
+    if name in _MOBILES:
+        return _MOBILES[name]
     return V2 if "rpn.head.conv.1.0.weight" in keys else V1
 
 
 def layout_of(detector: Detector) -> Layout:
     """Which layout a detector of ours comes next to."""
-    parts = detector.parts
+    parts, name = detector.parts, detector.network.name
+    if name in _MOBILES:
+        return _MOBILES[name]
     return V2 if parts.convolutions or parts.rpn_depth > 1 else V1

@@ -31,11 +31,12 @@ BETA = 1.0  # equation 3: where the smooth L1 loss becomes linear
 SCALES, LONGEST = (600,), 1000
 
 # Section 4.5: the layers from which on networks are trained; conv1 is left alone, in VGG16 conv2
-# too. ResNets: Detectron's FREEZE_AT 2.
+# too. ResNets: Detectron's FREEZE_AT 2. MobileNet: torchvision's detectors.
 TRAIN_FROM = {
     "alexnet": "conv2",
     "caffenet": "conv2",
     "demo": "conv2",
+    "mobilenet_v3_large": "block7",
     "resnet18": "layer2",
     "resnet50": "layer2",
     "resnet101": "layer2",

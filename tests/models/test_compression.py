@@ -298,6 +298,7 @@ LINEAR = {
     "zf5": {"fc6": "fc6", "fc7": "fc7", "logits": "fc8"},
     "resnet18": {"logits": "fc"},
     "squeezenet": {},
+    "mobilenet_v3_large": {"fc6": "classifier.0", "logits": "classifier.3"},
 }
 
 

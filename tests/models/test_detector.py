@@ -36,6 +36,11 @@ EXPECTED: dict[str, tuple[int, float, dict[str, int]]] = {
     "vgg16": (16, 0.5, {"pool5": 25088, "fc6": 4096, "fc7": 4096}),
     "zf5": (16, 0.5, {"pool5": 9216, "fc6": 4096, "fc7": 4096}),
     "squeezenet": (16, 0.5, {"pool5": 25088, "fire9": 25088, "avgpool": 512}),
+    "mobilenet_v3_large": (
+        *(16, 0.2),
+        {"pool5": 21952, **dict.fromkeys(("block13", "block14", "block15"), 7840), "conv2": 47040}
+        | {"avgpool": 960, "fc6": 1280},
+    ),
     "resnet18": (16, 0, {"pool5": 50176, "layer4": 25088, "avgpool": 512}),
     "resnet50": (16, 0, {"pool5": 200704, "layer4": 100352, "avgpool": 2048}),
     "resnet101": (16, 0, {"pool5": 200704, "layer4": 100352, "avgpool": 2048}),

@@ -21,6 +21,7 @@ CHANNELS = {
     "alexnet": 256,
     "caffenet": 256,
     "demo": 96,
+    "mobilenet_v3_large": 960,
     "resnet101": 2048,
     "resnet18": 512,
     "resnet50": 2048,

@@ -30,16 +30,18 @@ from rcnnpipe.models.torchvision_detectors import (
 )
 from rcnnpipe.suppression import Suppression, select
 from rcnnpipe.systems import fpn
-from tests.torchvision_made import differences, random_detector, random_v2
+from tests.torchvision_made import differences, random_detector, random_mobile, random_v2
 
 SMALL: dict[str, Any] = {"min_size": 160, "max_size": 266}
 CPU = torch.device("cpu")
+MOBILE = "mobilenet_v3_large"
 # (height, width): both sides rounded down, an odd number of cells of the coarsest map, enlarged,
 # bound by the longest side, as it is.
 SIZES = [(201, 333), (333, 201), (155, 243), (100, 120), (90, 310), (160, 224)]
 
 
 def imported(model: FasterRCNN, name: str = "resnet18", **more: Any) -> Detector:
+    """By the name of its network."""
     tensors = model.state_dict()
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     classes = model.roi_heads.box_predictor.cls_score.out_features
@@ -289,7 +291,7 @@ def test_the_second_version_comes_back_as_it_was(second: FasterRCNN) -> None:
 def test_first_values_of_the_second_version() -> None:
     """Whatever the memory held before, each has some, and regions keep their spread."""
     usual = imported(random_v2(loud=False)).parts
-    changed = {"neck": usual.neck, "convolutions": 4, "rpn_depth": 2}
+    changed: dict[str, Any] = {"neck": usual.neck, "convolutions": 4, "rpn_depth": 2}
     first, again = (ours_of(**changed) for _ in range(2))
     for detector in (first, again):
         detector.initialise(torch.Generator().manual_seed(1))
@@ -300,10 +302,77 @@ def test_first_values_of_the_second_version() -> None:
         assert 0.1 < first.behind(pooled, ["fc6"])["fc6"].std() < 10
 
 
+# On MobileNet
+
+
+@pytest.fixture(scope="module")
+def mobile() -> FasterRCNN:
+    return random_mobile(seed=2, **SMALL)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_detections_on_mobilenet_are_torchvisions(mobile: FasterRCNN, folded: bool) -> None:
+    detector = imported(mobile, MOBILE)
+    if folded:
+        fold_batch_norm(detector)
+    view = replace(detector.parts.view, scales=(160,), longest=266)
+    for number, size in enumerate(SIZES[1:3]):
+        image = photograph(size, number)
+        expected = their_detections(mobile, image)
+        assert len(expected["scores"]) > 50
+        box, score, alone = differences(detections(detector, image, view), expected)
+        # torchvision's own boxes differ by as much between float32 and float64.
+        assert (box < 3e-3, score < 1e-5, alone) == (True, True, 0)
+
+
+def test_the_small_one_on_mobilenet(mobile: FasterRCNN) -> None:
+    small = theirs.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, num_classes=4
+    ).eval()
+    small.load_state_dict(mobile.state_dict())
+    with torch.no_grad():
+        small.rpn.head.cls_logits.bias -= 7.5
+    detector, image = imported(small, f"{MOBILE}_320"), photograph((201, 333), 1)
+    expected = their_detections(small, image)
+    assert len(expected["scores"]) > 20
+    ours = detections(detector, image, detector.parts.view)
+    box, score, alone = differences(ours, expected)
+    # torchvision's own differ by twice as much between float32 and float64.
+    assert (box < 3e-3, score < 2e-5, alone) == (True, True, 0)
+    # Its proposals with low scores fall away.
+    assert detector.parts.proposals is not None
+    more = replace(detector.parts.proposals, least_score=0.0)
+    detector.parts = replace(detector.parts, proposals=more)
+    assert differences(detections(detector, image, detector.parts.view), expected)[2] > 0
+
+
+def test_a_mobilenet_comes_back_as_it_was(mobile: FasterRCNN) -> None:
+    detector = imported(mobile, MOBILE)
+    back = exported_tensors(detector)
+    before = {k: v for k, v in mobile.state_dict().items() if "num_batches" not in k}
+    assert back.keys() == before.keys()
+    for key, value in before.items():
+        np.testing.assert_array_equal(back[key], value.numpy(), err_msg=key)
+    told = arguments(detector)
+    assert (told["like"], told["rpn_score_thresh"]) == ("fasterrcnn_mobilenet_v3_large_fpn", 0.05)
+    rebuilt = build_detector(json.loads(json.dumps(detector.settings())), detector.tensors())
+    assert rebuilt.parts == detector.parts
+    assert rebuilt.network.epsilon == 1e-5
+    image = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for one, other in zip(rebuilt.maps(image), detector.maps(image), strict=True):
+            assert torch.equal(one, other)
+    network = create_network(MOBILE, 7, torch.Generator().manual_seed(4))
+    network.freeze_batch_norm()  # with the epsilon that classifiers have
+    strange = Detector(network, detector.parts, 4)
+    with pytest.raises(SettingError, match="adds 1e-05 to the variances of batch norms"):
+        exported_tensors(strange)
+
+
 def test_other_settings_make_the_same_files_as_ever() -> None:
     """What only the second version has is not told of others."""
     told = json.dumps(ours_of().settings())
-    for word in ('norm"', "convolutions", "rpn_depth", "rpn_strides", "least_score"):
+    for word in ('norm"', "convolutions", "rpn_depth", "rpn_strides", "least_score", "epsilon"):
         assert word not in told.replace('"frozen_batch_norm"', "")
     with pytest.raises(SettingError, match="-1 convolutions of regions and 1 of an RPN"):
         ours_of(convolutions=-1)
@@ -392,7 +461,10 @@ def test_other_detectors_are_refused_before_a_value_is_read() -> None:
     lacking = {k: v for k, v in v2.items() if not k.startswith("roi_heads.box_head.3.")}
     refused(lacking, "it lacks roi_heads.box_head.3.0.weight, roi_heads.box_head.3.1.bias, ")
     refused(v2 | {"roi_heads.box_head.fc7.weight": (1, 1)}, "besides roi_heads.box_head.fc7")
-    refused(mobile, "w.pth is fasterrcnn_mobilenet_v3_large_fpn, which has a MobileNet")
+    refused(mobile, "is on a MobileNet, so resnet50 does not fit; .* as mobilenet_v3_large$")
+    refused(v1, "is on no MobileNet, so .*_320 does not fit; .* as resnet50", f"{MOBILE}_320")
+    shape = {"rpn.head.cls_logits.weight": (3, 256, 1, 1)}
+    refused(mobile | shape, r"is \(3, 256, 1, 1\), not \(15, 256, 1, 1\)", MOBILE)
     refused(mask, "is Mask R-CNN, which has a branch for masks")
     refused(retina, "is a detector of one stage")
     refused({"fc.weight": (1000, 512)}, "is a classifier, with which finetune")

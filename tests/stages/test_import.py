@@ -18,7 +18,7 @@ from rcnnpipe.errors import DataError, SettingError
 from rcnnpipe.models.weights import read_model_of_regions
 from tests import artifacts_made as made
 from tests.stages.made import run
-from tests.torchvision_made import differences, random_detector
+from tests.torchvision_made import differences, random_detector, random_mobile
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,22 @@ def test_the_way_back(folder: Path, model: Path) -> None:
     same_tensors(folder / "third.h5", model)
 
 
+def test_mobilenet_and_back(folder: Path) -> None:
+    """Its size is not in the file, so the network's name tells."""
+    theirs, name = random_mobile(loud=False), "mobilenet_v3_large_320"
+    torch.save(theirs.state_dict(), folder / "other.pth")
+    words = ("--network", name, "--classes", "a,b,c", "--out", folder / "other.h5")
+    run("import", folder / "other.pth", *words)
+    assert read_model(folder / "other.h5").header.settings["network"] == name
+    out = folder / "other.safetensors"
+    run("export", folder / "other.h5", "--format", "torchvision", "--out", out)
+    with safe_open(out, framework="pt") as file:
+        theirs.load_state_dict({key: file.get_tensor(key) for key in file.keys()})
+        about = json.loads(file.metadata()["rcnnpipe"])["torchvision"]
+    names = ("min_size", "rpn_pre_nms_top_n_test", "rpn_score_thresh")
+    assert tuple(about[name] for name in names) == (320, 150, 0.05)
+
+
 def test_networks_alone_are_no_detectors(folder: Path) -> None:
     made.make_model(folder / "plain.h5")
     out = folder / "no.safetensors"
@@ -142,6 +158,7 @@ def test_epsilon(folder: Path, model: Path) -> None:
         (("--classes", "nowhere.txt"), "nowhere.txt: No such file"),
         (("--classes", "coco"), "takes 3 names, not 90"),
         (("--classes", "a,b,c", "--network", "resnet50"), "does not fit torchvision's detector on"),
+        (("--classes", "a,b,c", "--network", "mobilenet_v3_large"), "is on no MobileNet"),
     ],
 )
 def test_mistakes_are_one_sentence(folder: Path, words: tuple[str, ...], told: str) -> None:
