@@ -108,6 +108,8 @@ def commands(made: Made) -> dict[str, tuple[str, list[object]]]:
     pooled = ["--proposals", made.proposals, "--model", made.pyramid, "--layers", "pool5"]
     learnt = ["--system", "sppnet", "--features", made.pooled, "--init", made.pyramid]
     fast = ["--system", "fast", "--scales", 100]
+    faster = ["--system", "faster", "--scales", 100, "--init", made.pretrained, *ROUNDS, *OFTEN]
+    found = ["--method", "rpn", "--model", made.faster, "--min-size", 10, "--device", "cpu"]
     return {
         "prepare": ("shapes", ["prepare", "shapes", "--images", "train=4,val=2"]),
         "check": ("quarantine.json", ["check", made.faulty, "--fix"]),
@@ -127,6 +129,8 @@ def commands(made: Made) -> dict[str, tuple[str, list[object]]]:
         "finetune-pooled": ("n.h5", ["finetune", *learnt, *ROUNDS, *OFTEN]),
         "finetune-fast": ("o.h5", ["finetune", *train, *tuned, *fast]),
         "detect-fast": ("e.h5", ["detect", *test, "--model", made.detector, "--device", "cpu"]),
+        "finetune-faster": ("g.h5", ["finetune", *train, *faster]),
+        "propose-rpn": ("h.h5", ["propose", *train, *found]),
         "compress": ("c.h5", ["compress", made.model, "--layers", "fc6:16,fc7:8"]),
         "suppress-anew": ("a.h5", ["detect", *test, "--candidates", made.candidates]),
         "compare": ("table.md", ["compare", made.scores]),
@@ -159,6 +163,7 @@ def make(folder: Path) -> Made:
         "pretrain-pyramid": "pyramid",
         "pool": "pooled",
         "finetune-fast": "detector",
+        "finetune-faster": "faster",
     }.items():
         ran(*planned[stage][1], out_of(stage), getattr(made, name))
     ran(*planned["detect"][1], "--keep-candidates", "--out", made.candidates)

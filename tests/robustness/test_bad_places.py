@@ -21,8 +21,9 @@ CASES = Cases()
 STAGES = [stage for stage in commands(Made(Path())) if stage not in ("prepare", "check")]
 ARTIFACTS = [stage for stage in STAGES if commands(Made(Path()))[stage][0].endswith(".h5")]
 FILES = [stage for stage in STAGES if stage not in ("evaluate", "show")]
-IN_FOLDERS = ("propose", "extract-features", "pool")  # write the artifact inside of the folder
-TUNING = ("finetune", "finetune-pooled", "finetune-fast")
+# These write the artifact inside of the folder.
+IN_FOLDERS = ("propose", "propose-rpn", "extract-features", "pool")
+TUNING = ("finetune", "finetune-pooled", "finetune-fast", "finetune-faster")
 IN_BOTH = ("pretrain", "pretrain-pyramid", *TUNING, "detect", "detect-fast")
 
 

@@ -13,10 +13,10 @@ from tests.robustness.pipeline import Made, commands, out_of, ran, run, tree
 
 STAGES = list(commands(Made(Path())))
 POOLED = ("pretrain-pyramid", "pool", "finetune-pooled")
-SEEDED = ("prepare", "pretrain", "propose", "finetune", *POOLED)
+SEEDED = ("prepare", "pretrain", "propose", "finetune", "finetune-faster", *POOLED)
 WORKING = (
     *("pretrain", "propose", "finetune", "extract-features", "train-svm", "detect", "check"),
-    *POOLED,
+    *("finetune-faster", "propose-rpn", *POOLED),
 )
 
 
