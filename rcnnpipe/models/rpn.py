@@ -31,7 +31,7 @@ class RpnHead(nn.Module):
     def __init__(self, channels: int, hidden: int, anchors_per_cell: int, depth: int = 1) -> None:
         """Make the layers for maps of ``channels``; :meth:`initialise` gives the first values."""
         super().__init__()
-        self.conv: nn.Module = nn.Conv2d(channels, hidden, 3, padding=1)
+        self.conv: nn.Conv2d | nn.Sequential = nn.Conv2d(channels, hidden, 3, padding=1)
         if depth > 1:
             more = (nn.Conv2d(hidden, hidden, 3, padding=1) for _ in range(depth - 1))
             pairs = [(nn.ReLU(), convolution) for convolution in more]

@@ -64,7 +64,7 @@ def test_first_values() -> None:
         assert torch.equal(value, again.get_parameter(name))
         if name.endswith("bias"):
             assert (value == 0).all()
-    assert head.conv.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert head.get_parameter("conv.weight").std().item() == pytest.approx(0.01, rel=0.05)
     assert head.deltas.weight.std().item() == pytest.approx(0.01, rel=0.05)
 
 
@@ -86,7 +86,7 @@ def test_outputs_stand_in_the_order_of_the_anchors() -> None:
     with torch.no_grad():
         for value in head.parameters():
             value.zero_()
-        head.conv.weight[0, 0, 1, 1] = 1  # hidden 0 is the map's first channel
+        head.get_parameter("conv.weight")[0, 0, 1, 1] = 1  # hidden 0 is the map's first channel
         head.objectness.weight[:, 0, 0, 0] = 1
         head.get_parameter("objectness.bias").copy_(torch.tensor([0.0, 0.1, 0.2]))
         head.deltas.weight[:, 0, 0, 0] = 1
