@@ -30,6 +30,8 @@ IMAGES = {
     "faster": faster.IMAGES,
     "fpn": fpn.IMAGES,
 }
+# What becomes of objects marked difficult.
+DIFFICULT = {**dict.fromkeys(SYSTEMS, "keep"), **dict.fromkeys(("rpn", "faster"), faster.DIFFICULT)}
 _REGIONS = ("batch_size", "foreground", "foreground_overlap", "background_overlap")
 _DETECTORS = ("fast", "rpn", "faster", "fpn")
 _WITH_RPN = ("rpn", "faster", "fpn")
@@ -155,8 +157,9 @@ def complete_options(ctx: click.Context, options: dict[str, Any]) -> None:
         if options[name] is None:
             rule = sampling if hasattr(sampling, field) else solver
             options[name] = ctx.params[name] = getattr(rule, field)
-    if options["images"] is None:
-        options["images"] = ctx.params["images"] = IMAGES.get(system)
+    for name, values in (("images", IMAGES), ("difficult", DIFFICULT)):
+        if options[name] is None:
+            options[name] = ctx.params[name] = values.get(system)
     if options["scale_lr"]:
         options["lr"] = ctx.params["lr"] = _scaled_rate(options)
     if system == "sppnet" and options["mirror"]:

@@ -175,7 +175,12 @@ _UNRECORDED = (
 )
 @click.option("--photometric", is_flag=True, help="Change brightness, contrast and colours (SSD).")
 @click.option("--random-crop", is_flag=True, help="Show parts of images with objects (SSD).")
-@click.option("--difficult", type=_flags, default="keep", help="Objects marked difficult.")
+@click.option(
+    "--difficult",
+    type=_flags,
+    help="Objects marked difficult.",
+    show_default="keep; rpn and faster: drop",
+)
 @click.option("--crowd", type=_flags, default="ignore", help="Objects marked as a crowd.")
 @system_option("--lr", _above_zero, "Learning rate.")
 @click.option(

@@ -72,6 +72,7 @@ def test_a_model_tells_how_it_was_made(system: str, chain: Chain) -> None:
     inputs = {"data": open_dataset(chain.data[0], "train").id}
     assert header.inputs == inputs | {"init": open_header(chain.weights).id}
     expected = {"system": system, "network": "demo", "train-from": "conv2", "mirror": True}
+    expected["difficult"] = "keep" if system == "fpn" else "drop"  # the sheet, section 9
     assert {name: settings[name] for name in expected} == expected
     assert settings["parts"] == model.architecture["detector"]
     foreign = {"proposals", "crop", "features", "image-cache", "checkpoint-every", "init"}
