@@ -116,16 +116,17 @@ def command(
     from rcnnpipe.models.weights import read_model_of_regions
 
     header, whole = read_model_of_regions(model)
-    network = whole.network if isinstance(whole, Detector) else whole
+    # What has the fully connected layers: a detector behind its neck, or a network.
+    body = whole.network if isinstance(whole, Detector) and whole.neck is None else whole
     outputs = whole.classes if isinstance(whole, Detector) else whole.outputs
-    paths = _modules_of(model, network, layers)
+    paths = _modules_of(model, body, layers)
     device = choose_device(options["device"])
     figures: dict[str, Any] = {}
     if options["data"] is not None:
         score = _scoring(model, header, outputs, options, device)
         figures["before"] = score(model)
     rows = [
-        _compress_layer(network, name, paths[name], rank, options, device)
+        _compress_layer(body, name, paths[name], rank, options, device)
         for name, rank in layers.items()
     ]
     ranks = {row["layer"]: row["rank"] for row in rows}
@@ -157,26 +158,27 @@ def _check_usage(
         refuse_given(ctx, ("split", "proposals"), "without --data")
 
 
-def _modules_of(path: Path, network: "Network", layers: dict[str, int | None]) -> dict[str, str]:
+def _modules_of(
+    path: Path, body: "Network | Detector", layers: dict[str, int | None]
+) -> dict[str, str]:
     """Path of the linear module of each layer, whose ranks so far make sense."""
     from torch import nn
 
-    from rcnnpipe.models.compression import linear_modules
     from rcnnpipe.models.svd_ranks import require_saving
 
-    known = linear_modules(network.architecture.layers, network)
+    known = body.linear_layers
     for name, rank in layers.items():
         if name not in known:
-            what = "cannot be compressed" if name in network.layer_names else "does not exist"
+            what = "cannot be compressed" if name in body.layer_names else "does not exist"
             others = f"those to compress are {', '.join(known)}"
             if not known:
-                others = f"a {network.name} has none to compress"
+                others = "it has none to compress"
             raise SettingError(f"layer '{name}' of {path} {what}; {others}")
-        linear = network.get_submodule(known[name])
+        linear = body.get_submodule(known[name])
         if not isinstance(linear, nn.Linear):
             raise SettingError(
                 f"layer '{name}' of {path} is compressed already, to rank "
-                f"{network.compressed[known[name]]}; compress the model it was made from"
+                f"{body.compressed[known[name]]}; compress the model it was made from"
             )
         require_saving(
             f"layer '{name}'",
@@ -205,7 +207,7 @@ def _scoring(
 
 
 def _compress_layer(
-    network: "Network",
+    body: "Network | Detector",
     name: str,
     path: str,
     rank: int | None,
@@ -218,7 +220,7 @@ def _compress_layer(
     from rcnnpipe.models import svd_ranks
     from rcnnpipe.models.compression import decompose
 
-    linear = network.get_submodule(path)
+    linear = body.get_submodule(path)
     assert isinstance(linear, nn.Linear)
     size = (linear.out_features, linear.in_features)
 
@@ -238,7 +240,7 @@ def _compress_layer(
                 f"no weights; the largest rank that does, {most}, keeps "
                 f"{svd_ranks.kept_energy(factors.values, most):.3f}"
             )
-    network.compress(path, rank, factors)
+    body.compress(path, rank, factors)
     return {
         "layer": name,
         "size": list(size),

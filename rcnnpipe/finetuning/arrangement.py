@@ -65,6 +65,7 @@ def detector_to_train(
     held = before.state_dict() if before else {}
     detector = Detector(network, parts, len(classes))
     detector.initialise(random)
+    detector.make_room(before.compressed if before else {})
     learnt = before is not None and known == tuple(classes) and not options["new_outputs"]
     if before is not None:
         if known != tuple(classes):

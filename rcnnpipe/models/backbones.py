@@ -163,6 +163,11 @@ class Network(nn.Module):
         if self.architecture.classifier == "classifier.1":  # SqueezeNet's own
             self.set_submodule("classifier.2", nn.Identity())
 
+    @property
+    def linear_layers(self) -> dict[str, str]:
+        """As :func:`compression.linear_modules` has them."""
+        return compression.linear_modules(self.architecture.layers, self)
+
     def compress(self, path: str, rank: int, factors: compression.Factors | None = None) -> None:
         """Put a truncated SVD in a linear module's place; :func:`compression.put_truncated_svd`."""
         compression.put_truncated_svd(self, path, rank, factors)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rcnnpipe.devices import is_lack_of_memory
 from rcnnpipe.errors import SettingError, one_line
+from rcnnpipe.models import compression
 from rcnnpipe.models.backbones import Network, empty_network
 from rcnnpipe.models.fpn import FeaturePyramid
 from rcnnpipe.models.image_view import corner_factors
@@ -64,6 +65,8 @@ class Detector(nn.Module):
         classes: K + 1, the background with them.
         neck, rpn: None where it has none.
         class_scores, box_deltas: the two outputs of a region's features.
+        compressed: fully connected layer behind a neck -> rank of the two that :meth:`compress` put
+            there; those behind a cut are the network's.
         deltas_mean, deltas_std: (K + 1, 4), what deltas were normalised by: a region moves by
             ``box_deltas * std + mean``. (The authors fold both into the weights when they save.)
     """
@@ -89,6 +92,7 @@ class Detector(nn.Module):
         if classes < 1:
             raise SettingError(f"a detector of {classes} classes: give the background at least")
         self.parts, self.classes = parts, classes
+        self.compressed: dict[str, int] = {}
         self.dropout = dropout_of(network) if parts.cut else nn.Identity()
         maps = (parts.cut.map, parts.cut.layer) if parts.cut else self._neck_layers()
         keep_layers(network, maps)
@@ -285,13 +289,29 @@ class Detector(nn.Module):
         if self.rpn is not None:
             self.rpn.initialise(generator)
 
+    @property
+    def linear_layers(self) -> dict[str, str]:
+        """Fully connected layers behind a neck -> paths of their modules."""
+        return {name: name for name in hidden_layers(self.parts.convolutions) if self.neck}
+
+    def compress(self, path: str, rank: int, factors: compression.Factors | None = None) -> None:
+        """Put a truncated SVD in the place of a layer behind the neck."""
+        compression.put_truncated_svd(self, path, rank, factors)
+        self.compressed[path] = rank
+
+    def make_room(self, compressed: object) -> None:
+        """Take the shape of a detector whose ``compressed`` is given; values are undefined."""
+        if isinstance(compressed, Mapping) and not compressed.keys() <= self.linear_layers.keys():
+            raise SettingError(f"not all of {', '.join(compressed)} are layers behind a neck")
+        self.compressed = compression.put_empty_pairs(self, compressed)
+
     def settings(self) -> dict[str, Any]:
         """JSON from which :func:`build_detector` makes the same detector, values apart."""
         return {
             "detector": self.parts.settings(),
             "network": self.network.settings(),
             "classes": self.classes,
-        }
+        } | ({"compressed": dict(self.compressed)} if self.compressed else {})
 
     def tensors(self) -> dict[str, np.ndarray[Any, Any]]:
         """Values for the model file."""
@@ -311,6 +331,7 @@ def build_detector(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> D
         values = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
         network = empty_network(settings["network"])
         detector = Detector(network, build_parts(settings["detector"]), settings["classes"])
+        detector.make_room(settings.get("compressed", {}))
         detector.load_state_dict(values)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = one_line(error).rpartition("Detector: ")[2]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from click.testing import Result
@@ -14,15 +15,17 @@ from click.testing import Result
 from rcnnpipe.artifacts.model import read_model, write_model
 from rcnnpipe.artifacts.store import make_header, open_artifact
 from rcnnpipe.datasets import open_dataset
+from rcnnpipe.errors import SettingError
 from rcnnpipe.models import svd_ranks
 from rcnnpipe.models.backbones import Network, create_network
-from rcnnpipe.models.detector import Detector
+from rcnnpipe.models.detector import Detector, build_detector
 from rcnnpipe.models.image_view import ImageView
 from rcnnpipe.models.parts import Parts
 from rcnnpipe.models.region_cut import usual_cut
 from rcnnpipe.models.region_pooling import RegionPooling
-from rcnnpipe.models.weights import read_network
+from rcnnpipe.models.weights import read_model_of_regions, read_network
 from tests.artifacts_made import make_features, make_proposals
+from tests.detectors_made import detector_of, neck_parts
 from tests.robustness.pipeline import run
 from tests.robustness.refusal import sentence
 from tests.stages.made import ON_CPU
@@ -251,6 +254,40 @@ def test_a_detector(folder: Path, tmp_path: Path) -> None:
     assert "cannot be compressed; those to compress are fc6, fc7" in said
 
 
+def test_a_feature_pyramid(folder: Path, tmp_path: Path) -> None:
+    """Its own layers are compressed, and it is read, run and trained on with them."""
+    pyramid = detector_of(parts=neck_parts, classes=len(CLASSES))
+    model, out = write(tmp_path / "fpn.h5", pyramid, CLASSES), tmp_path / "c.h5"
+    layers = ("--layers", "fc6:10,fc7:8", *ON_CPU)
+    told = json.loads(ran("compress", model, *layers, "--json", "--out", out).stdout)
+    assert told["layers"]["fc6"]["size"] == [24, 128]
+    before, after = read_model(model), read_model(out)
+    first, second = after.tensors["fc6.0.weight"], after.tensors["fc6.1.weight"]
+    assert (first.shape, second.shape) == ((10, 128), (24, 10))
+    exact = before.tensors["fc6.weight"]
+    lost = np.linalg.svd(exact, compute_uv=False)[10:]
+    np.testing.assert_allclose(np.linalg.norm(exact - second @ first), np.linalg.norm(lost), 1e-4)
+    _, built = read_model_of_regions(out)
+    assert isinstance(built, Detector)
+    assert built.compressed == {"fc6": 10, "fc7": 8}
+    pooled = torch.randn(3, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    hidden = torch.from_numpy(second @ first) @ pooled.flatten(1).T
+    expected = (hidden.T + torch.from_numpy(after.tensors["fc6.1.bias"])).relu()
+    torch.testing.assert_close(built.behind(pooled, ["fc6"])["fc6"], expected, rtol=1e-4, atol=1e-5)
+    said = refused("compress", out, "--layers", "fc6:4", "--out", tmp_path / "d.h5", *ON_CPU)
+    assert f"layer 'fc6' of {out} is compressed already, to rank 10" in said
+    said = refused("compress", model, "--layers", "logits:2", "--out", out, *ON_CPU)
+    assert "cannot be compressed; those to compress are fc6, fc7" in said
+
+
+def test_a_feature_pyramid_whose_compression_is_spoilt() -> None:
+    pyramid = detector_of(parts=neck_parts)
+    pyramid.compress("fc6", 5)
+    for spoilt in ({"class_scores": 1}, {"fc6": 6}, {}, {"fc6": 5, "neck": 1}, 3):
+        with pytest.raises(SettingError):
+            build_detector(pyramid.settings() | {"compressed": spoilt}, pyramid.tensors())
+
+
 def refused(*words: Any, code: int = 1) -> str:
     return sentence(run(*words), code)
 
@@ -311,7 +348,7 @@ def test_files_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     assert f"{missing} does not exist" in refused("compress", missing, *RANKS, *out)
     assert "rcnnpipe.model/1 is needed" in refused("compress", features, *RANKS, *out)
     said = refused("compress", folder / "squeezenet.h5", "--layers", "logits:2", *out)
-    assert "cannot be compressed; a squeezenet has none to compress" in said
+    assert "cannot be compressed; it has none to compress" in said
     said = refused("compress", folder / "other.h5", *RANKS, *data, *out)
     assert "whose classes are red, green: its classifier has classes a, b; give a model" in said
     said = refused("compress", folder / "more.h5", *RANKS, *data, *out)

@@ -477,6 +477,20 @@ def test_compressed_detectors_find_regions(chain: Chain, tmp_path: Path) -> None
     assert not np.array_equal(one.scores, two.scores)
 
 
+def test_a_compressed_pyramid_is_trained_on(chain: Chain, tmp_path: Path) -> None:
+    small, out = tmp_path / "c.h5", tmp_path / "m.h5"
+    run("compress", chain.fpn, "--layers", "fc6:24,fc7:16", "--out", small)
+    chain.finetune("fpn", out, "--init", small, "--iterations", 1, "--lr", 1e-6)
+    before, after = tensors_of(small), tensors_of(out)
+    assert before["fc6.0.weight"].shape[0] == 24
+    assert before.keys() == after.keys()
+    for name in ("fc6.0.weight", "fc6.1.weight", "fc7.1.bias", "class_scores.weight"):
+        np.testing.assert_allclose(after[name], before[name], rtol=1e-3, atol=1e-5)
+    assert not np.array_equal(after["fc6.0.weight"], before["fc6.0.weight"])
+    chain.detect(tmp_path / "d.h5", "--model", out)
+    assert len(read_detections(tmp_path / "d.h5").boxes) > 0
+
+
 # Repeats
 
 
