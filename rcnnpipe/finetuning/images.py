@@ -67,6 +67,7 @@ def finetune_on_images(run: Run) -> int:
         if not learnt:
             detector.normalise(torch.zeros_like(deviation), deviation, keep=False)
         rpn = _rpn_training(options, detector)
+        _require_anchors(source, detector, rpn.anchors)
     loss = DetectionLoss(
         *(detector, run.sampling, options["images"], ARRANGEMENTS[options["system"]].BETA),
         box_weight=options.get("box_weight") or 0.0,
@@ -106,6 +107,25 @@ def _rpn_training(options: Mapping[str, Any], detector: Detector) -> RpnTraining
         AnchorRules(straddle=options["straddle"] or system.STRADDLE),
         ProposalRules(**rules, **system.PER_LEVEL),
     )
+
+
+def _require_anchors(source: ImageSource, detector: Detector, rules: AnchorRules) -> None:
+    """Anchors over the border are not learnt from (Ren et al. 2015, section 3.3): some must fit."""
+    anchors, view = detector.parts.anchors, source.view
+    if rules.straddle != "drop" or anchors is None:
+        return
+    strides = enumerate(stride for stride, _ in detector.parts.strides)
+    boxes = torch.cat([anchors.base(level, stride) for level, stride in strides])
+    sides = (boxes[:, 2:] - boxes[:, :2]).flip(1)  # (A, 2) height, width
+    originals = {record.size for record in source.records}
+    sizes = [view.resized_size(x, view.scale_of(x, max(view.scales))) for x in originals]
+    if not any(bool((sides <= torch.tensor(size)).all(dim=1).any()) for size in sizes):
+        raise SettingError(
+            f"none of the RPN's anchors, from {min(map(min, anchors.sizes)):g} pixels on, lies "
+            f"inside the images, resized to {max(map(max, sizes))} pixels at most, and those that "
+            "do not are not learnt from; lower --anchor-sizes, raise --scales, or take --straddle "
+            "keep"
+        )
 
 
 def _check(run: Run) -> None:
