@@ -30,8 +30,8 @@ def _from_half(stored):  # type: ignore[no-untyped-def]
 
 
 def number(stored: Any) -> Any:
-    """A stored value as float32; only compiled code calls it."""
-    raise NotImplementedError
+    """A stored value as float32; uint16 are the bits of float16."""
+    return np.float32(stored.view(np.float16) if stored.dtype == np.uint16 else stored)
 
 
 @overload(number, inline="always")
@@ -42,8 +42,8 @@ def _number_compiled(stored):  # type: ignore[no-untyped-def]
 
 
 def _is_finite(stored: Any) -> bool:
-    """Whether a stored value is neither infinite nor NaN; only compiled code calls it."""
-    raise NotImplementedError
+    """Whether a stored value is neither infinite nor NaN."""
+    return bool(np.isfinite(number(stored)))
 
 
 @overload(_is_finite, inline="always")
