@@ -12,6 +12,7 @@ import torch
 from rcnnpipe.artifacts.store import open_artifact, read_attribute
 from rcnnpipe.errors import SettingError
 from rcnnpipe.models.backbones import Network
+from rcnnpipe.models.compression import put_empty_pairs
 from rcnnpipe.models.detector import Detector
 from rcnnpipe.models.image_view import ImageView
 from rcnnpipe.models.parts import Parts
@@ -65,7 +66,8 @@ def detector_to_train(
     held = before.state_dict() if before else {}
     detector = Detector(network, parts, len(classes))
     detector.initialise(random)
-    detector.make_room(before.compressed if before else {})
+    if before is not None:
+        put_empty_pairs(detector, before.compressed, detector.linear_layers.values())
     learnt = before is not None and known == tuple(classes) and not options["new_outputs"]
     if before is not None:
         if known != tuple(classes):

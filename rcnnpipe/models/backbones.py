@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from rcnnpipe.devices import is_lack_of_memory
-from rcnnpipe.errors import SettingError, one_line
+from rcnnpipe.errors import SettingError
 from rcnnpipe.models import compression
 from rcnnpipe.models.architectures import NETWORKS, Architecture
+from rcnnpipe.models.model_values import from_arrays, refusing_unfit, to_arrays
 from rcnnpipe.models.preprocessing import Preprocessing, build_preprocessing, preset
 from rcnnpipe.models.pyramid_head import PyramidHead, build_head, with_pyramid
 from rcnnpipe.models.warp import Crop, build_crop
+from rcnnpipe.models.without_values import without_values
 
 _MEAN_IMAGE = "preprocessing.mean"
 
@@ -37,7 +38,6 @@ class Network(nn.Module):
         original_classifier: False once :meth:`replace_classifier` put a new one in.
         frozen_batch_norm: whether statistics and scales of its batch norms are constants.
         epsilon: what they add to variances then, None for the architecture's own.
-        compressed: path of a linear module -> rank of the two that :meth:`compress` put there.
     """
 
     def __init__(
@@ -56,7 +56,6 @@ class Network(nn.Module):
         self.architecture: Architecture = with_pyramid(usual, head) if head else usual
         self.original_classifier, self.frozen_batch_norm = True, False
         self.epsilon: float | None = None
-        self.compressed: dict[str, int] = {}
         with torch.device("meta"):
             body = self.architecture.build(outputs)
         body.to_empty(device="cpu")
@@ -71,11 +70,8 @@ class Network(nn.Module):
     @property
     def layer_sizes(self) -> dict[str, int]:
         """D of every layer at this network's window size; nothing is computed."""
-        empty = {name: value.to("meta") for name, value in self.state_dict().items()}
         image = torch.empty(1, 3, self.crop.size, self.crop.size, device="meta")
-        training = self.training
-        outputs = torch.func.functional_call(self.eval(), empty, (image, self.layer_names))
-        self.train(training)
+        outputs = without_values(self, self.forward, image, self.layer_names)
         return {name: value.numel() for name, value in outputs.items()}
 
     @property
@@ -158,7 +154,6 @@ class Network(nn.Module):
 
     def _set_classifier(self, new: nn.Module, outputs: int) -> None:
         self.set_submodule(self.architecture.classifier, new)
-        self.compressed.pop(self.architecture.classifier, None)
         self.outputs, self.original_classifier = outputs, False
         if self.architecture.classifier == "classifier.1":  # SqueezeNet's own
             self.set_submodule("classifier.2", nn.Identity())
@@ -171,7 +166,11 @@ class Network(nn.Module):
     def compress(self, path: str, rank: int, factors: compression.Factors | None = None) -> None:
         """Put a truncated SVD in a linear module's place; :func:`compression.put_truncated_svd`."""
         compression.put_truncated_svd(self, path, rank, factors)
-        self.compressed[path] = rank
+
+    @property
+    def compressed(self) -> dict[str, int]:
+        """Path of a linear module -> rank of the two that :meth:`compress` put there."""
+        return compression.ranks_of(self, self.linear_layers.values())
 
     def freeze_batch_norm(self, epsilon: float | None = None) -> None:
         """Make every batch norm the constant affine map it is in evaluation, or with an epsilon."""
@@ -185,7 +184,7 @@ class Network(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """JSON from which :func:`build_network` makes the same network, values apart."""
-        rare = {"compressed": dict(self.compressed), "epsilon": self.epsilon}
+        rare = {"compressed": self.compressed, "epsilon": self.epsilon}
         return {
             "network": self.name,
             "outputs": self.outputs,
@@ -201,10 +200,7 @@ class Network(nn.Module):
         values = dict(self.state_dict())
         if self.preprocessing.mean_image is not None:
             values[_MEAN_IMAGE] = self.preprocessing.mean_image
-        return {
-            name: np.ascontiguousarray(value.detach().cpu().numpy())
-            for name, value in values.items()
-        }
+        return to_arrays(values)
 
 
 def create_network(
@@ -279,7 +275,8 @@ def empty_network(settings: Mapping[str, Any], mean_image: Tensor | None = None)
         network._set_classifier(network.classifier_module, settings["outputs"])
     if settings["frozen_batch_norm"]:
         network.freeze_batch_norm(settings.get("epsilon"))
-    network.compressed = compression.put_empty_pairs(network, settings.get("compressed", {}))
+    compressed = settings.get("compressed", {})
+    compression.put_empty_pairs(network, compressed, network.linear_layers.values())
     return network
 
 
@@ -293,16 +290,9 @@ def build_network(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> Ne
     Raises:
         SettingError: settings or tensors are not those of a network of ours.
     """
-    try:
-        values = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
+    with refusing_unfit(Network):
+        values = from_arrays(tensors)
         mean_image = values.pop(_MEAN_IMAGE, None)
         network = empty_network(settings, mean_image)
         network.load_state_dict(values)
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = one_line(error).rpartition("Network: ")[2]
-        if isinstance(error, KeyError):
-            reason = f"there is no {reason}"
-        elif is_lack_of_memory(error):
-            reason = "that would not fit into the memory"
-        raise SettingError(f"the model's settings and tensors do not fit ({reason})") from None
     return network

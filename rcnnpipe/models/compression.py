@@ -6,7 +6,7 @@ second is U, with the bias of the layer; no rectifier stands between. Nothing is
 Vocabulary: u outputs and v inputs of the layer, t the rank, n = min(u, v) singular values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -111,15 +111,13 @@ def _put(body: nn.Module, path: str, pair: Pair) -> None:
     body.set_submodule(path, nn.Sequential(*pair).train(body.training))
 
 
-def put_empty_pairs(body: nn.Module, compressed: object) -> dict[str, int]:
+def put_empty_pairs(body: nn.Module, compressed: object, known: Collection[str]) -> None:
     """Make room for the values of a network that was compressed.
 
     Args:
         body: as it is without compression.
         compressed: path of a linear module -> rank, as a model file says.
-
-    Returns:
-        the same.
+        known: paths of the modules that can be compressed.
 
     Raises:
         SettingError: it does not fit the network.
@@ -128,9 +126,16 @@ def put_empty_pairs(body: nn.Module, compressed: object) -> dict[str, int]:
         raise SettingError("the compressed layers are not given as a mapping to their ranks")
     for path, rank in compressed.items():
         old = compressible(body, path, rank)
+        if path not in known:
+            raise SettingError(f"'{path}' is no layer to compress; those are {', '.join(known)}")
         size = (old.out_features, old.in_features)
         _put(body, path, empty_pair(size, rank, old.bias is not None))
-    return dict(compressed)
+
+
+def ranks_of(body: nn.Module, paths: Iterable[str]) -> dict[str, int]:
+    """Path -> rank of those modules in whose place two layers stand."""
+    modules = {path: body.get_submodule(path) for path in paths}
+    return {path: parts_of(own)[0].weight.shape[0] for path, own in modules.items() if is_pair(own)}
 
 
 def parts_of(module: nn.Module) -> list[nn.Linear | nn.Conv2d]:

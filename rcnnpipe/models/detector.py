@@ -8,18 +8,19 @@ side, D features of a region.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rcnnpipe.devices import is_lack_of_memory
-from rcnnpipe.errors import SettingError, one_line
+from rcnnpipe.errors import SettingError
 from rcnnpipe.models import compression
 from rcnnpipe.models.backbones import Network, empty_network
 from rcnnpipe.models.fpn import FeaturePyramid
 from rcnnpipe.models.image_view import corner_factors
+from rcnnpipe.models.model_values import from_arrays, refusing_unfit, to_arrays
 from rcnnpipe.models.parts import Parts, build_parts
 from rcnnpipe.models.region_cut import (
     channels_of,
@@ -34,26 +35,11 @@ from rcnnpipe.models.region_head import (
     hidden_layers,
     initialise_head,
 )
-from rcnnpipe.models.rpn import ProposalRules, RpnHead, propose
+from rcnnpipe.models.rpn import Found, ProposalRules, RpnHead, propose
+from rcnnpipe.models.without_values import without_values
 
 POOLED = "pool5"
 OUTPUTS = ("logits", "deltas")
-
-
-class Found(NamedTuple):
-    """What an RPN says of N images.
-
-    Attributes:
-        logits: (N, M) of the M anchors of all maps.
-        deltas: (N, M, 4).
-        anchors: (M, 4) in pixels of the resized images.
-        proposals: for each image boxes (P, 4) in its own pixels and scores (P,), best first.
-    """
-
-    logits: Tensor
-    deltas: Tensor
-    anchors: Tensor
-    proposals: list[tuple[Tensor, Tensor]]
 
 
 class Detector(nn.Module):
@@ -65,8 +51,6 @@ class Detector(nn.Module):
         classes: K + 1, the background with them.
         neck, rpn: None where it has none.
         class_scores, box_deltas: the two outputs of a region's features.
-        compressed: fully connected layer behind a neck -> rank of the two that :meth:`compress` put
-            there; those behind a cut are the network's.
         deltas_mean, deltas_std: (K + 1, 4), what deltas were normalised by: a region moves by
             ``box_deltas * std + mean``. (The authors fold both into the weights when they save.)
     """
@@ -92,7 +76,6 @@ class Detector(nn.Module):
         if classes < 1:
             raise SettingError(f"a detector of {classes} classes: give the background at least")
         self.parts, self.classes = parts, classes
-        self.compressed: dict[str, int] = {}
         self.dropout = dropout_of(network) if parts.cut else nn.Identity()
         maps = (parts.cut.map, parts.cut.layer) if parts.cut else self._neck_layers()
         keep_layers(network, maps)
@@ -142,12 +125,7 @@ class Detector(nn.Module):
         """D of every layer of a region; nothing is computed."""
         side = self.parts.pooling.size
         pooled = torch.empty(1, self._pooled_channels, side, side, device="meta")
-        empty = {name: value.to("meta") for name, value in self.state_dict().items()}
-        training = self.training
-        call = _Behind(self.eval())
-        named = {f"detector.{name}": value for name, value in empty.items()}
-        found = torch.func.functional_call(call, named, (pooled, self.layer_names))
-        self.train(training)
+        found = without_values(self, self.behind, pooled, self.layer_names)
         return {name: value[0].numel() for name, value in found.items()}
 
     def maps(self, images: Tensor) -> list[Tensor]:
@@ -174,7 +152,7 @@ class Detector(nn.Module):
         image_sizes: Sequence[tuple[int, int]],
         factors: Sequence[tuple[float, float]],
         rules: ProposalRules | None = None,
-    ) -> "Found":
+    ) -> Found:
         """What the RPN makes of the maps.
 
         Args:
@@ -297,28 +275,27 @@ class Detector(nn.Module):
     def compress(self, path: str, rank: int, factors: compression.Factors | None = None) -> None:
         """Put a truncated SVD in the place of a layer behind the neck."""
         compression.put_truncated_svd(self, path, rank, factors)
-        self.compressed[path] = rank
 
-    def make_room(self, compressed: object) -> None:
-        """Take the shape of a detector whose ``compressed`` is given; values are undefined."""
-        if isinstance(compressed, Mapping) and not compressed.keys() <= self.linear_layers.keys():
-            raise SettingError(f"not all of {', '.join(compressed)} are layers behind a neck")
-        self.compressed = compression.put_empty_pairs(self, compressed)
+    @property
+    def compressed(self) -> dict[str, int]:
+        """Layer behind the neck -> rank of the two that :meth:`compress` put there.
+
+        Those behind a cut are the network's.
+        """
+        return compression.ranks_of(self, self.linear_layers.values())
 
     def settings(self) -> dict[str, Any]:
         """JSON from which :func:`build_detector` makes the same detector, values apart."""
+        compressed = self.compressed
         return {
             "detector": self.parts.settings(),
             "network": self.network.settings(),
             "classes": self.classes,
-        } | ({"compressed": dict(self.compressed)} if self.compressed else {})
+        } | ({"compressed": compressed} if compressed else {})
 
     def tensors(self) -> dict[str, np.ndarray[Any, Any]]:
         """Values for the model file."""
-        return {
-            name: np.ascontiguousarray(value.detach().cpu().numpy())
-            for name, value in self.state_dict().items()
-        }
+        return to_arrays(self.state_dict())
 
 
 def build_detector(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> Detector:
@@ -327,28 +304,10 @@ def build_detector(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> D
     Raises:
         SettingError: they are not those of a detector of ours.
     """
-    try:
-        values = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
+    with refusing_unfit(Detector):
         network = empty_network(settings["network"])
         detector = Detector(network, build_parts(settings["detector"]), settings["classes"])
-        detector.make_room(settings.get("compressed", {}))
-        detector.load_state_dict(values)
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = one_line(error).rpartition("Detector: ")[2]
-        if isinstance(error, KeyError):
-            reason = f"there is no {reason}"
-        elif is_lack_of_memory(error):
-            reason = "that would not fit into the memory"
-        raise SettingError(f"the model's settings and tensors do not fit ({reason})") from None
+        compressed = settings.get("compressed", {})
+        compression.put_empty_pairs(detector, compressed, detector.linear_layers.values())
+        detector.load_state_dict(from_arrays(tensors))
     return detector.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
-
-
-class _Behind(nn.Module):
-    """The layers of regions as a module, for a call without values."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, pooled: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        return self.detector.behind(pooled, layers)

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rcnnpipe.errors import SettingError
 from rcnnpipe.models.architectures import NETWORKS, keep_modules
 from rcnnpipe.models.backbones import Network
+from rcnnpipe.models.without_values import without_values
 
 
 @dataclass(frozen=True)
@@ -81,19 +82,14 @@ def layers_of_regions(network: Network, cut: Cut) -> tuple[str, ...]:
 def channels_of(network: Network, layer: str) -> int:
     """Channels of one of a network's maps; nothing is computed."""
     image = torch.empty(1, 3, 224, 224, device="meta")
-    return int(_without_values(network, image, (layer,))[layer].shape[1])
+    return int(without_values(network, network.forward, image, (layer,))[layer].shape[1])
 
 
 def length_behind(network: Network, cut: Cut, channels: int, side: int) -> int:
     """D of the layer that is classified, of regions of so many channels and cells a side."""
     pooled = torch.empty(1, channels, side, side, device="meta")
-    return int(_without_values(network, pooled, (cut.layer,), True, cut.source)[cut.layer].shape[1])
-
-
-def _without_values(network: Network, *arguments: Any) -> dict[str, Tensor]:
-    empty = {name: value.to("meta") for name, value in network.state_dict().items()}
-    found: dict[str, Tensor] = torch.func.functional_call(network, empty, arguments)
-    return found
+    found = without_values(network, network.forward, pooled, (cut.layer,), True, cut.source)
+    return int(found[cut.layer].shape[1])
 
 
 def dropout_of(network: Network) -> nn.Module:

@@ -11,7 +11,7 @@ a map's anchors stands in their order: row by row, cell by cell, anchor by ancho
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,22 @@ class ProposalRules:
     def settings(self) -> dict[str, Any]:
         """JSON for the model file; a least score only where there is one."""
         return {k: v for k, v in asdict(self).items() if k != "least_score" or v}
+
+
+class Found(NamedTuple):
+    """What an RPN says of N images.
+
+    Attributes:
+        logits: (N, M) of the M anchors of all maps.
+        deltas: (N, M, 4).
+        anchors: (M, 4) in pixels of the resized images.
+        proposals: for each image boxes (P, 4) in its own pixels and scores (P,), best first.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    proposals: list[tuple[Tensor, Tensor]]
 
 
 def propose(

@@ -20,6 +20,7 @@ from rcnnpipe.errors import DataError, SettingError
 from rcnnpipe.models.backbones import create_network
 from rcnnpipe.models.detector import Detector
 from rcnnpipe.models.fitting import Shape, is_counter, require_finite, require_fit
+from rcnnpipe.models.model_values import to_arrays
 from rcnnpipe.models.preprocessing import preset
 from rcnnpipe.models.tensor_files import READERS
 from rcnnpipe.models.torchvision_layouts import NETWORKS, Layout, layout_of, layout_of_file
@@ -130,11 +131,9 @@ def exported_tensors(detector: Detector) -> dict[str, np.ndarray[Any, Any]]:
     factor, shift = (detector.deltas_std / usual).view(-1), detector.deltas_mean / usual
     values["box_deltas.weight"] = values["box_deltas.weight"] * factor[:, None]
     values["box_deltas.bias"] = values["box_deltas.bias"] * factor + shift.view(-1)
-    return {
-        layout.their_name(key): np.ascontiguousarray(value.detach().cpu().numpy())
-        for key, value in values.items()
-        if not is_counter(key)
-    }
+    return to_arrays(
+        {layout.their_name(key): value for key, value in values.items() if not is_counter(key)}
+    )
 
 
 def arguments(detector: Detector) -> dict[str, Any]:

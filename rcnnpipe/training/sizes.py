@@ -12,6 +12,7 @@ from rcnnpipe.errors import SettingError
 from rcnnpipe.models.backbones import Network
 from rcnnpipe.models.preprocessing import Preprocessing
 from rcnnpipe.models.warp import Crop
+from rcnnpipe.models.without_values import without_values
 from rcnnpipe.randomness import generator
 from rcnnpipe.systems.pretraining import Pretraining
 
@@ -68,13 +69,9 @@ def require_sizes(network: Network, plan: Pretraining) -> None:
 
 def takes(network: Network, size: int) -> bool:
     """Whether the network makes logits of windows of a side; nothing is computed."""
-    empty = {name: value.to("meta") for name, value in network.state_dict().items()}
     images = torch.empty(1, 3, size, size, device="meta")
-    training = network.training
     try:
-        torch.func.functional_call(network.eval(), empty, (images,))
+        without_values(network, network.forward, images)
     except RuntimeError:  # shapes that do not fit, or maps without cells
         return False
-    finally:
-        network.train(training)
     return True
