@@ -48,12 +48,14 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     The authors clip inclusive corners to [1, W]: a box that lies wholly outside keeps the pixel at
     the border instead of vanishing.
     """
-    height, width = size
-    x1 = boxes[:, 0].clamp(0, max(width - 1, 0))
-    y1 = boxes[:, 1].clamp(0, max(height - 1, 0))
-    x2 = torch.maximum(boxes[:, 2].clamp(0, width), x1 + 1)
-    y2 = torch.maximum(boxes[:, 3].clamp(0, height), y1 + 1)
-    return torch.stack((x1, y1, x2, y2), dim=1)
+    return clip_at(boxes, _corners(boxes, size))
+
+
+def clip_at(boxes: Tensor, corners: Tensor) -> Tensor:
+    """:func:`clip` with the image's corners (4,) W H W H."""
+    boxes = boxes.clamp(min=0).minimum(corners)
+    first = boxes[:, :2].minimum((corners[:2] - 1).clamp(min=0))
+    return torch.cat((first, boxes[:, 2:].maximum(first + 1)), dim=1)
 
 
 def cut(
@@ -64,11 +66,21 @@ def cut(
     Those are left that have an area and sides of at least ``smallest``, across and down. Detectron
     and torchvision drop the others, where the authors keep a pixel (:func:`clip`).
     """
+    return cut_at(boxes, _corners(boxes, size), boxes.new_tensor(smallest))
+
+
+def cut_at(boxes: Tensor, corners: Tensor, smallest: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`cut` with tensors: boxes (..., 4), the image's corners (..., 4) W H W H, and the least
+    sides (..., 2) across and down."""
+    boxes = boxes.clamp(min=0).minimum(corners)
+    sides = boxes[..., 2:] - boxes[..., :2]
+    # A side that is not a number fails both comparisons.
+    return boxes, ((sides >= smallest) & (sides > 0)).all(dim=-1)
+
+
+def _corners(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = size
-    x1, x2 = boxes[:, 0].clamp(0, width), boxes[:, 2].clamp(0, width)
-    y1, y2 = boxes[:, 1].clamp(0, height), boxes[:, 3].clamp(0, height)
-    left = (x2 - x1 >= smallest[0]) & (y2 - y1 >= smallest[1]) & (x2 > x1) & (y2 > y1)
-    return torch.stack((x1, y1, x2, y2), dim=1), left
+    return boxes.new_tensor((width, height, width, height))
 
 
 def _centres_and_sizes(boxes: Tensor, pixel: float) -> tuple[Tensor, Tensor]:

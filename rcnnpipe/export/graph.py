@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from rcnnpipe import boxes as box_ops
+from rcnnpipe.detection import SoftmaxScorer
 from rcnnpipe.errors import SettingError
 from rcnnpipe.export.operators import nms_of_classes
 from rcnnpipe.models.detector import OUTPUTS, Detector
@@ -84,7 +85,7 @@ class DetectionGraph(nn.Module):
         corners = size.flip(0).repeat(2).float()  # (4,) W H W H
         if proposals is None:
             proposals = self._found(maps, resized, factors) / factors
-            proposals, left = _cut(proposals, corners)
+            proposals, left = box_ops.cut_at(proposals, corners, torch.zeros(2))
             proposals = proposals[left]
         outputs = self.detector.behind(self._pooled(maps, proposals, factors), OUTPUTS)
         return self._detections(proposals, outputs["logits"], outputs["deltas"], corners, factors)
@@ -126,7 +127,7 @@ class DetectionGraph(nn.Module):
             found = [(boxes, scores)]
         kept = [_suppressed(boxes, scores, rules.overlap) for boxes, scores in found]
         boxes, scores = (torch.cat(parts) for parts in zip(*kept, strict=True))
-        return boxes[_best(rules.keep, scores)]
+        return boxes[_top(rules.keep, scores)[1]]
 
     def _anchors(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """(M, 4) of each map: ``Anchors.boxes`` at ``Parts.anchor_strides``."""
@@ -174,8 +175,8 @@ class DetectionGraph(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """``detection.detect_regions`` and ``select`` on regions (R, 4)."""
         detector, rules = self.detector, self.rules
-        moves = deltas.view(-1, detector.classes, 4) * detector.deltas_std + detector.deltas_mean
-        scores = logits.float().softmax(dim=1)[:, 1:].T  # (K, R)
+        moves = detector.scaled_deltas(deltas)
+        scores = SoftmaxScorer()(logits).T  # (K, R)
         scores, rows = _top(rules.max_per_image, scores)  # (K, c), c x K regions
         moves = moves[:, 1:].transpose(0, 1)  # (K, R, 4)
         moves = moves.gather(1, rows[:, :, None].expand(-1, -1, 4))
@@ -184,16 +185,16 @@ class DetectionGraph(nn.Module):
         )
         smallest = detector.parts.smallest
         if smallest is None:
-            boxes = _clipped(boxes, corners)
+            boxes = box_ops.clip_at(boxes, corners)
         else:
-            boxes, left = _cut(boxes, corners, smallest / factors[:2])
+            boxes, left = box_ops.cut_at(boxes, corners, smallest / factors[:2])
             # No threshold is below 0.
             scores = scores.where(left.view_as(scores), -1.0)
         boxes = boxes.view(detector.classes - 1, -1, 4)  # (K, c, 4)
         own = nms_of_classes(boxes, scores, rules.nms_overlap, rules.score_threshold)
         labels, rows = own.unbind(1)
         boxes, scores, labels = boxes[labels, rows], scores[labels, rows], labels + 1
-        best = _best(rules.max_detections, scores)
+        _, best = _top(rules.max_detections, scores)
         return boxes[best], scores[best], labels[best]
 
 
@@ -226,7 +227,7 @@ def _of_map(
         logits, rows = _top(rules.before, logits)
         deltas, anchors = deltas[rows], anchors[rows]
     boxes = box_ops.decode(anchors, deltas, limit=box_ops.LOG_LIMIT)
-    boxes, stays = _cut(boxes, corners, smallest)
+    boxes, stays = box_ops.cut_at(boxes, corners, smallest)
     if rules.drop_first:
         logits, rows = _top(rules.before, logits.where(stays, -math.inf))
         boxes, stays = boxes[rows], logits > -math.inf
@@ -253,22 +254,3 @@ def _numbers(values: Tensor) -> list[Any]:
     """Whole numbers of a tensor (n,) as tensors of one, which functions take for numbers and a
     trace does not forget."""
     return list(values.unbind())
-
-
-def _best(most: int, scores: Tensor) -> Tensor:
-    """Places (D,) of the best scores, falling."""
-    return _top(most, scores)[1]
-
-
-def _cut(boxes: Tensor, corners: Tensor, smallest: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-    """``boxes.cut`` with the image's corners (4,) W H W H and sides (2,) across and down."""
-    boxes = boxes.clamp(min=0).minimum(corners)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return boxes, ((sides >= smallest) & (sides > 0)).all(dim=1)
-
-
-def _clipped(boxes: Tensor, corners: Tensor) -> Tensor:
-    """``boxes.clip`` with the image's corners (4,) W H W H."""
-    boxes = boxes.clamp(min=0).minimum(corners)
-    first = boxes[:, :2].minimum((corners[:2] - 1).clamp(min=0))
-    return torch.cat((first, boxes[:, 2:].maximum(first + 1)), dim=1)

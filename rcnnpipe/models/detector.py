@@ -229,7 +229,7 @@ class Detector(nn.Module):
 
     def scaled_deltas(self, deltas: Tensor) -> Tensor:
         """Deltas (R, K + 1, 4) by which regions move, of the output (R, 4 (K + 1))."""
-        own = deltas.view(len(deltas), self.classes, 4)
+        own = deltas.view(-1, self.classes, 4)
         return own * self.deltas_std + self.deltas_mean
 
     def normalise(self, mean: Tensor, deviation: Tensor, keep: bool) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, nms
 
-from rcnnpipe.boxes import LOG_LIMIT, decode
+from rcnnpipe.boxes import LOG_LIMIT, cut_at, decode
 from rcnnpipe.errors import SettingError
 
 
@@ -184,10 +184,7 @@ def _of_map(
     if not rules.drop_first:
         logits, deltas, anchors = _best(rules.before, logits, deltas, anchors)
     boxes = decode(anchors.flatten(0, 1), deltas.flatten(0, 1), limit=LOG_LIMIT)
-    boxes = boxes.view_as(deltas).clamp(min=0).minimum(corners)
-    sides = boxes[..., 2:] - boxes[..., :2]
-    # A side that is not a number fails both comparisons.
-    stays = ((sides >= smallest[:, None]) & (sides > 0)).all(dim=2)
+    boxes, stays = cut_at(boxes.view_as(deltas), corners, smallest[:, None])
     logits = logits.where(stays, -math.inf)
     if rules.drop_first:
         logits, boxes = _best(rules.before, logits, boxes)
