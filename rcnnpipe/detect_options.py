@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # What has no meaning with each kind of suppression.
 _UNUSED = {GREEDY: ("sigma", "soft_floor"), LINEAR: ("sigma",), GAUSSIAN: ("nms_overlap",)}
 # Options that are not recorded while they ask for nothing.
-_OFF = {"suppression": GREEDY, "class_agnostic": False, "flip": False}
+OFF = {"suppression": GREEDY, "class_agnostic": False, "flip": False}
 
 
 def suppression_options(command: Decorated) -> Decorated:
@@ -78,10 +78,9 @@ def check_suppression(ctx: click.Context, options: Mapping[str, Any]) -> None:
         )
 
 
-def unrecorded(options: Mapping[str, Any]) -> list[str]:
-    """Options that cannot change the result, for they are not in use."""
-    off = [name for name, value in _OFF.items() if options[name] == value]
-    return [*off, *_UNUSED[options["suppression"]]]
+def unused(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Options that have no meaning with the kind of suppression."""
+    return _UNUSED[options["suppression"]]
 
 
 def suppression_of(options: Mapping[str, Any]) -> "Suppression":

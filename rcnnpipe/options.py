@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,12 +158,20 @@ def say(message: str) -> None:
     logging.getLogger("rcnnpipe").info(message)
 
 
-def stage_settings(ctx: click.Context, leave_out: Collection[str] = ()) -> dict[str, Any]:
+def stage_settings(
+    ctx: click.Context, leave_out: Collection[str] = (), off: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The options in force that can change a stage's result, by their names on the command line.
 
     Files, and options that only say how to run, are left out: an equal result must record equal
     settings wherever and however it was made.
+
+    Args:
+        ctx: of the stage.
+        leave_out: names of options that are left out as well.
+        off: name -> the value with which an option asks for nothing, and is left out.
     """
+    off = off or {}
     settings: dict[str, Any] = {}
     for parameter in ctx.command.params:
         name = parameter.name or ""
@@ -172,6 +180,8 @@ def stage_settings(ctx: click.Context, leave_out: Collection[str] = ()) -> dict[
         if isinstance(parameter.type, click.Path) or isinstance(parameter, click.Argument):
             continue
         value = ctx.params[name]
+        if name in off and value == off[name]:
+            continue
         settings[name.replace("_", "-")] = list(value) if isinstance(value, tuple) else value
     return settings
 

@@ -55,7 +55,7 @@ _OF = {
 _OF_VALIDATION = ("validate_every", "validate_proposals", "patience")
 _OF_STEPS = ("step", "gamma")
 # Options that are not recorded while they ask for nothing.
-_OFF = {
+OFF = {
     **dict.fromkeys(("clip", "average", "validate", "patience", "scale_jitter"), None),
     **dict.fromkeys(("photometric", "random_crop"), False),
     **{"optimizer": "sgd", "schedule": "step", "warm_up": 0},
@@ -216,11 +216,11 @@ def without_meaning(system: str) -> list[str]:
 
 
 def unrecorded(options: dict[str, Any]) -> list[str]:
-    """Of completed options those that cannot change the result: of other systems, or not in use."""
-    off = [name for name, value in _OFF.items() if options[name] == value]
-    off += _OF_STEPS if options["schedule"] == "cosine" else ()
-    off += ("validate_every",) if options["validate"] is None else ()
-    return [*without_meaning(options["system"]), *off]
+    """Of completed options those that cannot change the result, whatever their values."""
+    names = without_meaning(options["system"])
+    names += _OF_STEPS if options["schedule"] == "cosine" else ()
+    names += ("validate_every",) if options["validate"] is None else ()
+    return names
 
 
 def rules_of(options: dict[str, Any]) -> tuple[Sampling, Solver]:

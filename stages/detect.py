@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rcnnpipe.detect_options import (
+    OFF,
     check_suppression,
     suppression_of,
     suppression_options,
-    unrecorded,
+    unused,
 )
 from rcnnpipe.errors import ArtifactError, SettingError
 from rcnnpipe.options import (
@@ -156,7 +157,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             "detections",
             stage="detect",
             version=VERSION,
-            settings=stage_settings(ctx, unrecorded(options)) | {"device": device.type},
+            settings=stage_settings(ctx, unused(options), OFF) | {"device": device.type},
             inputs=source.inputs,
             classes=source.classes,
             software=["torch", "torchvision"],
@@ -222,7 +223,6 @@ def _write(
 
 def _suppress_anew(ctx: click.Context, dataset: "Dataset", options: dict[str, Any]) -> None:
     """Detections from candidates that were kept, of one run or of several models together."""
-
     from rcnnpipe.artifacts.detections import read_candidates
     from rcnnpipe.artifacts.store import encode_strings, make_header, require_same_classes
     from rcnnpipe.detection import gather_candidates
@@ -248,7 +248,7 @@ def _suppress_anew(ctx: click.Context, dataset: "Dataset", options: dict[str, An
         "detections",
         stage="detect",
         version=VERSION,
-        settings=stage_settings(ctx, (*_OF_SCORING, *_OF_THE_NETWORK, *unrecorded(options))),
+        settings=stage_settings(ctx, (*_OF_SCORING, *_OF_THE_NETWORK, *unused(options)), OFF),
         inputs={"data": dataset}
         | {f"candidates-{number}": one.header for number, one in enumerate(found, start=1)},
         classes=first.classes,

@@ -22,6 +22,7 @@ from rcnnpipe.options import (
 )
 from rcnnpipe.system_options import (
     IMAGES,
+    OFF,
     SYSTEMS,
     FactorRange,
     complete_options,
@@ -261,7 +262,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         "rcnn": finetune_on_windows,
         "sppnet": finetune_on_rows,
     }.get(options["system"], finetune_on_images)
-    settings = stage_settings(ctx, (*_UNRECORDED, *unrecorded(options)))
+    settings = stage_settings(ctx, (*_UNRECORDED, *unrecorded(options)), OFF)
     with join_ranks(options["device"], options["precision"]) as ranks:
         done = work(Run(options, settings, VERSION, *rules_of(options), ranks))
     seconds = time.monotonic() - started

@@ -176,14 +176,13 @@ def _pretrain(ctx: click.Context, options: dict[str, Any], ranks: "Ranks") -> st
     inputs: dict[str, Any] = {"data": dataset}
     network, resolved = _network(options, inputs, len(examples.classes))
     require_sizes(network, plan)
-    unset = [name for name in ("sizes", "random_size") if options[name] is None]
     # The pyramid is recorded as the head that its options make.
-    left_out = [*_UNRECORDED, *PYRAMID_OPTIONS, *unset]
+    left_out = (*_UNRECORDED, *PYRAMID_OPTIONS)
     header = make_header(
         "model",
         stage="pretrain",
         version=VERSION,
-        settings=stage_settings(ctx, left_out)
+        settings=stage_settings(ctx, left_out, {"sizes": None, "random_size": None})
         | resolved
         | {"device": ranks.device.type, "ranks": ranks.world},
         inputs=inputs,
