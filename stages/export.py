@@ -28,9 +28,8 @@ _FORMATS = {
 }
 
 # What the graph of ONNX has in it, as in rcnnpipe detect, and what it is compared on.
-_OF_ONNX = (
-    *("verify", "scales", "score_threshold", "nms_overlap", "max_per_image", "max_detections"),
-)
+_RULES = ("score_threshold", "nms_overlap", "max_per_image", "max_detections")
+_OF_ONNX = ("verify", "scales", *_RULES)
 
 _HELP = """Write an artifact in a format of other tools.
 
@@ -141,8 +140,7 @@ def _export_onnx(file: Path, out: Path, options: dict[str, Any]) -> str:
     from rcnnpipe.export.graph import DetectionRules
     from rcnnpipe.export.onnx_file import write_onnx
 
-    names = ("score_threshold", "nms_overlap", "max_per_image", "max_detections")
-    rules = DetectionRules(**{name: options[name] for name in names})
+    rules = DetectionRules(**{name: options[name] for name in _RULES})
     images = None
     if options["verify"] is not None:
         images = _images(options["verify"], options["split"])
