@@ -31,6 +31,7 @@ from rcnnpipe.detection import (
 )
 from rcnnpipe.errors import ArtifactError
 from rcnnpipe.extraction.choice import extractor_for
+from rcnnpipe.extraction.detectors import DetectorExtractor
 from rcnnpipe.extraction.regions import Regions, extract, mirrored
 from rcnnpipe.linear.ridge import BoxRefiner
 from rcnnpipe.models.backbones import Network
@@ -154,9 +155,9 @@ def model_source(
             yield _united(pair, next(views), dataset.records[i]) if options["flip"] else pair
 
     source = parts.source(computed)
-    if isinstance(network, Detector):
-        view = network.parts.view.at(options["scales"]) if options["scales"] else network.parts.view
-        source = replace(source, smallest=partial(network.parts.smallest_sides, view))
+    if isinstance(extractor, DetectorExtractor):
+        sides = partial(extractor.detector.parts.smallest_sides, extractor.view)
+        source = replace(source, smallest=sides)
     return source
 
 

@@ -69,7 +69,7 @@ def write_onnx(
     """
     onnx, _ = _packages()
     detector = _detector_of(model)
-    view = detector.parts.view.at(scales) if scales else detector.parts.view
+    view = detector.parts.view.at(scales)
     graph = onnx.load_from_string(graph_of(detector, view, rules))
     about = {"classes": model.header.classes, "rules": vars(rules), "id": model.header.id}
     onnx.helper.set_model_props(graph, {"rcnnpipe": json.dumps(about, sort_keys=True)})

@@ -85,11 +85,9 @@ def _of_detector(
     device: torch.device,
     options: Mapping[str, Any],
 ) -> DetectorExtractor:
-    view = detector.parts.view
     if options.get("random_scales"):
         raise SettingError("--random-scales is for networks with a pyramid, not for detectors")
-    if options.get("scales"):
-        view = view.at(options["scales"])
+    view = detector.parts.view.at(options.get("scales"))
     return DetectorExtractor(
         *(detector, layers, device, view, options["precision"], options["batch_size"])
     )

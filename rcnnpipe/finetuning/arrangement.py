@@ -119,8 +119,7 @@ def _parts(network: Network, options: Mapping[str, Any], before: Detector | None
     """The system's parts, or those of the detector that is trained on, with a part it lacks."""
     system = ARRANGEMENTS[options["system"]]
     view = before.parts.view if before else system.usual_view(network.architecture.input_size)
-    if options["scales"]:
-        view = view.at(options["scales"])
+    view = view.at(options["scales"])
     if options["longest"]:
         view = replace(view, longest=options["longest"])
     if before is None:

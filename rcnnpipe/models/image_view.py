@@ -53,8 +53,13 @@ class ImageView:
         if self.rounding not in ROUNDINGS:
             raise SettingError(f"rounding '{self.rounding}' is none of {', '.join(ROUNDINGS)}")
 
-    def at(self, scales: tuple[int, ...]) -> "ImageView":
-        """The view at other scales, the longest side in the same proportion to the largest."""
+    def at(self, scales: tuple[int, ...] | None) -> "ImageView":
+        """The view at other scales, the longest side in the same proportion to the largest.
+
+        None, as of an option that is not given, leaves it.
+        """
+        if not scales:
+            return self
         longest = round(max(scales) * self.longest / max(self.scales))
         return replace(self, scales=scales, longest=longest)
 
