@@ -5,8 +5,6 @@ from pathlib import Path
 from click.testing import Result
 
 from rcnnpipe.datasets import open_dataset
-from rcnnpipe.models.detector import Detector
-from rcnnpipe.models.weights import read_model_of_regions
 from tests.stages.made import ON_CPU, Files, run
 from tests.stages.test_finetune import coco_of
 from tests.training.made import write_proposals
@@ -62,9 +60,3 @@ def make_chain(folder: Path, iterations: int = 8) -> Chain:
         chain.propose(model, folder / f"own-{system}.h5", *OWN[system])
         chain.detect(folder / f"detections-{system}.h5", "--model", model)
     return chain
-
-
-def detector_in(path: Path) -> Detector:
-    _, detector = read_model_of_regions(path)
-    assert isinstance(detector, Detector)
-    return detector

@@ -14,6 +14,8 @@ from click.testing import CliRunner, Result
 from rcnnpipe.artifacts.model import read_model
 from rcnnpipe.artifacts.store import Header, open_artifact
 from rcnnpipe.cli import main
+from rcnnpipe.models.detector import Detector
+from rcnnpipe.models.weights import read_model_of_regions
 from rcnnpipe.training.loop import Trainer
 
 ON_CPU = ("--device", "cpu", "--workers", 1)
@@ -54,6 +56,12 @@ class Files:
 
 def tensors_of(path: Path) -> dict[str, Any]:
     return dict(read_model(path).tensors)
+
+
+def detector_in(path: Path) -> Detector:
+    _, detector = read_model_of_regions(path)
+    assert isinstance(detector, Detector)
+    return detector
 
 
 def open_header(path: Path) -> Header:

@@ -18,13 +18,12 @@ from rcnnpipe.datasets import open_dataset
 from rcnnpipe.extraction.detectors import DetectorExtractor
 from rcnnpipe.extraction.regions import Regions
 from rcnnpipe.images import read_image
-from rcnnpipe.models.detector import Detector
-from rcnnpipe.models.weights import read_model_of_regions
 from rcnnpipe.ragged import rows_of
 from tests.reference import regions as slow
 from tests.stages.made import (
     ON_CPU,
     Files,
+    detector_in,
     open_header,
     run,
     run_by_two_ranks,
@@ -75,12 +74,6 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     run("train-bbox-reg", chain.features, "--layer", "pool5", "--out", chain.bbox_reg)
     chain.detect(chain.detections, *chain.cached, "--keep-candidates")
     return chain
-
-
-def detector_in(path: Path) -> Detector:
-    _, detector = read_model_of_regions(path)
-    assert isinstance(detector, Detector)
-    return detector
 
 
 def test_the_model_is_a_detector_and_tells_how_it_was_made(chain: Chain) -> None:

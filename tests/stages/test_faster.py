@@ -30,11 +30,11 @@ from tests.stages.faster_made import (
     SYSTEMS,
     TUNING,
     Chain,
-    detector_in,
     make_chain,
 )
 from tests.stages.made import (
     ON_CPU,
+    detector_in,
     open_header,
     run,
     run_by_two_ranks,
@@ -129,7 +129,6 @@ def test_what_is_trained(system: str, chain: Chain, tmp_path: Path) -> None:
         layers = ("network.fc6", "network.fc7", *OUTPUTS)
         fixed |= {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}
     assert same == fixed
-    assert {name for name in before if name.startswith("rpn.")} <= before.keys() - same
 
 
 @pytest.mark.parametrize("straddle", ["drop", "keep"])
@@ -161,8 +160,8 @@ def test_the_first_loss_is_the_sheets(
         ]
     )
     objectness, boxes = losses.mean(axis=0)
-    assert curves["objectness-loss"] == pytest.approx(objectness, rel=1e-4)
-    assert curves["rpn-box-loss"] == pytest.approx(boxes, rel=1e-4)
+    assert curves["objectness-loss"] == pytest.approx(objectness, rel=1e-5)
+    assert curves["rpn-box-loss"] == pytest.approx(boxes, rel=1e-5)
     if system == "rpn":
         return
     # Regions are the proposals of the same pass and the objects themselves, 32 of each image.
@@ -171,8 +170,8 @@ def test_the_first_loss_is_the_sheets(
     samples = samples_of(examples, Sampling(batch_size=64, foreground=16, background_from=0.0))
     assert [len(sample.boxes) for sample in samples] == [32, 32]
     classes, moves = expected_loss(detector, images, examples, samples)
-    assert curves["class-loss"] == pytest.approx(classes, rel=1e-4)
-    assert curves["box-loss"] == pytest.approx(moves, rel=1e-4)
+    assert curves["class-loss"] == pytest.approx(classes, rel=1e-5)
+    assert curves["box-loss"] == pytest.approx(moves, rel=1e-5)
 
 
 def slow_rpn_loss(found: Any, number: int, example: Any, drop: bool) -> tuple[float, float]:
@@ -209,7 +208,7 @@ ABLATIONS: dict[str, tuple[str, tuple[object, ...], dict[str, Any]]] = {
 def test_ablations_are_trained_recorded_and_detect(case: str, chain: Chain, tmp_path: Path) -> None:
     system, more, settings = ABLATIONS[case]
     usual, out = chain.folder / f"{system}.h5", tmp_path / "m.h5"
-    chain.finetune(system, out, *more, "--iterations", 4)
+    chain.finetune(system, out, *more)
     model, plain = read_model(out), read_model(usual)
     assert {name: model.header.settings[name] for name in settings} == settings
     assert model.header.id != plain.header.id
@@ -305,8 +304,8 @@ def test_proposals_equal_the_slow_reference(chain: Chain) -> None:
     boxes, scores = slow.proposals(*outputs, SIZE, 6, rules)
     rows = rows_of(found.offsets, 2)
     assert len(boxes) == rows.stop - rows.start
-    np.testing.assert_allclose(found.scores[rows], scores, rtol=1e-5)
-    np.testing.assert_allclose(found.boxes[rows], boxes, atol=1e-3)
+    np.testing.assert_allclose(found.scores[rows], scores, rtol=1e-6)
+    np.testing.assert_allclose(found.boxes[rows], boxes, atol=1e-4)
 
 
 def test_settings_of_proposals(chain: Chain, tmp_path: Path) -> None:
@@ -423,7 +422,7 @@ def test_detections_from_pixels_equal_those_from_the_cache(
     chain.detect(cached, "--features", features, *svm)
     one, two = read_detections(pixels), read_detections(cached)
     assert len(one.boxes) == pytest.approx(len(two.boxes), abs=2)
-    np.testing.assert_allclose(one.scores.max(), two.scores.max(), rtol=1e-2)
+    np.testing.assert_allclose(one.scores.max(), two.scores.max(), rtol=1e-3)
 
 
 def slice_of(file: Any, rows: slice, label: int) -> tuple[Any, Any]:
@@ -449,18 +448,16 @@ def test_fewer_regions_of_its_own(chain: Chain, tmp_path: Path) -> None:
 
 
 def test_images_and_folders_need_no_proposals(chain: Chain, tmp_path: Path) -> None:
-    images, whole = (
-        chain.data[0] / "images" / "train",
-        read_detections(chain.folder / "detections-fpn.h5"),
-    )
+    images, more = chain.data[0] / "images" / "train", ("--model", chain.fpn, "--max-per-set", 0)
+    chain.detect(tmp_path / "whole.h5", *more)
+    whole = read_detections(tmp_path / "whole.h5")
     for place, count in ((images / "000.png", 1), (images, 8)):
-        run("detect", place, "--model", chain.fpn, *ON_CPU, "--out", tmp_path / "d.h5")
+        run("detect", place, *more, *ON_CPU, "--out", tmp_path / "d.h5")
         found = read_detections(tmp_path / "d.h5")
         assert len(found.image_ids) == count
-        own, same = rows_of(found.offsets, 0), rows_of(whole.offsets, 0)
-        if count == 8:
-            np.testing.assert_array_equal(found.boxes, whole.boxes)
-        assert set(found.labels[own]) <= set(whole.labels[same]) | {1, 2}
+        rows = slice(0, whole.offsets[count])
+        for column in ("boxes", "scores", "labels"):
+            np.testing.assert_array_equal(getattr(found, column), getattr(whole, column)[rows])
 
 
 def test_compressed_detectors_find_regions(chain: Chain, tmp_path: Path) -> None:
@@ -535,9 +532,9 @@ def test_parts_of_a_batch_add_up(chain: Chain, tmp_path: Path) -> None:
 def same_training(first: Path, second: Path) -> None:
     one, two = read_model(first), read_model(second)
     for name, values in one.curves.items():
-        np.testing.assert_allclose(two.curves[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(two.curves[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
     for name, tensor in one.tensors.items():
-        np.testing.assert_allclose(two.tensors[name], tensor, rtol=1e-3, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(two.tensors[name], tensor, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.slow
@@ -550,7 +547,9 @@ def test_two_ranks(system: str, chain: Chain, tmp_path: Path) -> None:
         weights, few = tmp_path / "w.h5", ("--epochs", 0, "--batch-size", 8, *ON_CPU)
         run("pretrain", *chain.data, "--network", "resnet18", *few, "--out", weights)
     words = ("finetune", *chain.data, *SYSTEMS[system], *TUNING, "--init", weights)
-    more = ("--iterations", 2, "--log-every", 1, "--lr", 0.001)
+    more: tuple[object, ...] = ("--iterations", 2, "--log-every", 1, "--lr", 0.001)
+    if system == "faster":  # its usual anchors on a ResNet are larger than the images
+        more += ("--anchor-sizes", "24,48")
     run(*words, *more, "--accumulate", 2, "--out", tmp_path / "one.h5")
     run_by_two_ranks(*words, *more, "--out", tmp_path / "two.h5")
     ranks = [open_header(tmp_path / f"{name}.h5").settings["ranks"] for name in ("one", "two")]
