@@ -1,12 +1,9 @@
 """torchvision's Faster R-CNN with random weights that find many objects, with spread scores."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 import torchvision
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.models.detection import FasterRCNN
@@ -20,8 +17,6 @@ from torchvision.models.detection.faster_rcnn import (
 )
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.resnet import BasicBlock, Bottleneck
-
-Detections = Mapping[str, np.ndarray[Any, Any]]  # boxes (D, 4), scores (D,), labels (D,)
 
 
 def random_detector(
@@ -116,20 +111,3 @@ def _spread(layer: nn.Module, values: Tensor, deviation: float) -> Tensor:
     layer.bias -= outputs.mean(dim=0) * factor
     found: Tensor = layer(values)
     return found
-
-
-def differences(ours: Detections, expected: Detections) -> tuple[float, float, int]:
-    """Of boxes and scores at most, and how many detections have no partner of their own.
-
-    Scores that are equal but for rounding may stand in any order.
-    """
-    far = np.abs(ours["boxes"][:, None] - expected["boxes"][None]).max(axis=2)
-    apart = np.abs(ours["scores"][:, None] - expected["scores"][None])
-    strange = (ours["labels"][:, None] != expected["labels"]) | (far > 0.5) | (apart > 1e-3)
-    rows, columns = linear_sum_assignment(np.where(strange, 1e6, far))
-    good = ~strange[rows, columns]
-    rows, columns = rows[good], columns[good]
-    alone = max(strange.shape) - len(rows)
-    if len(rows) == 0:
-        return 0.0, 0.0, alone
-    return float(far[rows, columns].max()), float(apart[rows, columns].max()), alone

@@ -22,6 +22,7 @@ from rcnnpipe.datasets import open_dataset
 from rcnnpipe.datasets.policy import Policy
 from rcnnpipe.datasets.records import Dataset
 from rcnnpipe.detection import Array, DeltaRefiner, SoftmaxScorer, detect_regions
+from rcnnpipe.export.agreement import differences
 from rcnnpipe.extraction.detectors import DetectorExtractor
 from rcnnpipe.extraction.regions import Regions
 from rcnnpipe.images import read_image
@@ -38,7 +39,7 @@ from rcnnpipe.training.distributed import Ranks
 from rcnnpipe.training.finetuning import new_trainer
 from rcnnpipe.training.image_batches import ImageSource
 from tests.realdata import DATA
-from tests.torchvision_made import differences, random_detector
+from tests.torchvision_made import random_detector
 
 IMAGES, REGIONS, PROPOSALS = 2, 512, 1000  # of a step, of an image, of an image
 LEARNT = ("layer2", "layer3", "layer4", "fpn", "neck", "rpn", "roi_heads", "fc", "class_", "box_")

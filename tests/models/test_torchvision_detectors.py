@@ -15,6 +15,7 @@ from torchvision.models.detection import FasterRCNN
 from rcnnpipe.datasets.records import Record
 from rcnnpipe.detection import DeltaRefiner, SoftmaxScorer, detect_regions
 from rcnnpipe.errors import DataError, SettingError
+from rcnnpipe.export.agreement import differences
 from rcnnpipe.extraction.detectors import DetectorExtractor
 from rcnnpipe.extraction.regions import Regions
 from rcnnpipe.models.backbones import create_network
@@ -30,14 +31,14 @@ from rcnnpipe.models.torchvision_detectors import (
 )
 from rcnnpipe.suppression import Suppression, select
 from rcnnpipe.systems import fpn
-from tests.torchvision_made import differences, random_detector, random_mobile, random_v2
+from tests.torchvision_made import random_detector, random_mobile, random_v2
 
 SMALL: dict[str, Any] = {"min_size": 160, "max_size": 266}
 CPU = torch.device("cpu")
 MOBILE = "mobilenet_v3_large"
-# Pixels: on MobileNet torchvision's own boxes, and ours, are 0.002 to 0.005 from those that it
-# computes in float64.
-ROUNDED = 1e-2
+# Pixels and probability: five times what float32 was seen to make of them; torchvision's own are as
+# far from what it computes in float64. Boxes are further where deltas are large, and on MobileNet.
+BOX, FAR_BOX, SCORE = 5e-3, 2e-2, 1e-4
 # (height, width): both sides rounded down, an odd number of cells of the coarsest map, enlarged,
 # bound by the longest side, as it is.
 SIZES = [(201, 333), (333, 201), (155, 243), (100, 120), (90, 310), (160, 224)]
@@ -94,11 +95,9 @@ def their_detections(
 
 
 @pytest.mark.parametrize(
-    ("name", "folded", "tolerance"),
-    # torchvision's own scores differ by as much between float32 and float64.
-    [("resnet18", False, 1e-5), ("resnet18", True, 1e-5), ("resnet50", True, 3e-5)],
+    ("name", "folded"), [("resnet18", False), ("resnet18", True), ("resnet50", True)]
 )
-def test_detections_are_torchvisions(name: str, folded: bool, tolerance: float) -> None:
+def test_detections_are_torchvisions(name: str, folded: bool) -> None:
     model = random_detector(name, 4, seed=2, **SMALL)
     detector = imported(model, name)
     if folded:
@@ -111,9 +110,7 @@ def test_detections_are_torchvisions(name: str, folded: bool, tolerance: float) 
         assert np.ptp(expected["scores"]) > 0.1
         assert len(set(expected["labels"].tolist())) == 3
         box, score, alone = differences(ours, expected)
-        assert alone == 0
-        assert box < 1e-3
-        assert score < tolerance
+        assert (box < BOX, score < SCORE, alone) == (True, True, 0)
         assert (np.diff(ours["scores"]) <= 0).all()
 
 
@@ -134,7 +131,7 @@ def test_boxes_without_extent_fall_away(small: FasterRCNN) -> None:
         image = photograph((155, 243), 7)
         expected = their_detections(small, image)
         box, _, alone = differences(detections(detector, image, view), expected)
-        assert (box < 1e-2, alone) == (True, 0)
+        assert (box < FAR_BOX, alone) == (True, 0)
         kept = replace(detector.parts, smallest=None)
         detector.parts = kept
         assert differences(detections(detector, image, view), expected)[2] > 0
@@ -153,7 +150,7 @@ def test_every_detection_without_a_cap(small: FasterRCNN) -> None:
         small.roi_heads.detections_per_img = usual
     assert len(expected["scores"]) > 200
     box, score, alone = differences(detections(detector, image, view, 0), expected)
-    assert (box < 1e-3, score < 2e-5) == (True, True)
+    assert (box < BOX, score < SCORE) == (True, True)
     assert alone <= 2  # of hundreds, one may lie at the threshold but for rounding
     best = detections(detector, image, view, 7)
     assert len(best["scores"]) == 7
@@ -179,17 +176,22 @@ def test_anchors_are_torchvisions(small: FasterRCNN, size: tuple[int, int]) -> N
 # The way back
 
 
+def come_back(detector: Detector, model: FasterRCNN) -> Detector:
+    """Its tensors equal torchvision's; and itself again, from its settings and tensors."""
+    back, before = exported_tensors(detector), model.state_dict()
+    assert back.keys() == {key for key in before if "num_batches" not in key}
+    for key, value in back.items():
+        np.testing.assert_array_equal(value, before[key].numpy(), err_msg=key)
+    rebuilt = build_detector(json.loads(json.dumps(detector.settings())), detector.tensors())
+    assert isinstance(rebuilt, Detector)
+    assert rebuilt.parts == detector.parts
+    return rebuilt
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet101"])
 def test_tensors_come_back_as_they_were(name: str) -> None:
     model = random_detector(name, 3, seed=1, loud=False)
-    detector = imported(model, name)
-    back = exported_tensors(detector)
-    before = {k: v for k, v in model.state_dict().items() if "num_batches" not in k}
-    assert back.keys() == before.keys()
-    for key, value in before.items():
-        np.testing.assert_array_equal(back[key], value.numpy(), err_msg=key)
-    rebuilt = build_detector(json.loads(json.dumps(detector.settings())), detector.tensors())
-    assert rebuilt.parts == detector.parts
+    come_back(imported(model, name), model)
 
 
 def ours_of(values: Detector | None = None, **changed: Any) -> Detector:
@@ -235,7 +237,7 @@ def test_an_fpn_of_ours_finds_the_same_there(small: FasterRCNN) -> None:
     ours = detections(detector, image, detector.parts.view)
     assert len(expected["scores"]) > 50
     box, score, alone = differences(ours, expected)
-    assert (box < 1e-2, score < 2e-5, alone) == (True, True, 0)
+    assert (box < BOX, score < SCORE, alone) == (True, True, 0)
 
 
 # The second version
@@ -269,21 +271,16 @@ def test_detections_of_the_second_version_are_torchvisions(
         ours = detections(detector, image, detector.parts.view)
         assert len(expected["scores"]) > 30
         box, score, alone = differences(ours, expected)
-        assert (box < 1e-3, score < 2e-5, alone) == (True, True, 0)
+        assert (box < BOX, score < SCORE, alone) == (True, True, 0)
 
 
 def test_the_second_version_comes_back_as_it_was(second: FasterRCNN) -> None:
     detector = imported(second)
     assert detector.layer_names == ("pool5", "fc6", "logits", "deltas")
-    back = exported_tensors(detector)
-    before = {k: v for k, v in second.state_dict().items() if "num_batches" not in k}
-    assert back.keys() == before.keys()
-    for key, value in before.items():
-        np.testing.assert_array_equal(back[key], value.numpy(), err_msg=key)
+    come_back(detector, second)
     assert arguments(detector)["like"] == "fasterrcnn_resnet50_fpn_v2"
-    rebuilt = build_detector(json.loads(json.dumps(detector.settings())), detector.tensors())
-    assert rebuilt.parts == detector.parts
-    second.load_state_dict({key: torch.from_numpy(value) for key, value in back.items()})
+    tensors = exported_tensors(detector)
+    second.load_state_dict({key: torch.from_numpy(value) for key, value in tensors.items()})
     assert detector.parts.neck is not None
     plain = replace(detector.parts.neck, norm=False)
     detector.parts = replace(detector.parts, neck=plain)
@@ -324,7 +321,7 @@ def test_detections_on_mobilenet_are_torchvisions(mobile: FasterRCNN, folded: bo
         expected = their_detections(mobile, image)
         assert len(expected["scores"]) > 50
         box, score, alone = differences(detections(detector, image, view), expected)
-        assert (box < ROUNDED, score < 3e-5, alone) == (True, True, 0)
+        assert (box < FAR_BOX, score < SCORE, alone) == (True, True, 0)
 
 
 def test_the_small_one_on_mobilenet(mobile: FasterRCNN) -> None:
@@ -339,7 +336,7 @@ def test_the_small_one_on_mobilenet(mobile: FasterRCNN) -> None:
     assert len(expected["scores"]) > 20
     ours = detections(detector, image, detector.parts.view)
     box, score, alone = differences(ours, expected)
-    assert (box < ROUNDED, score < 3e-5, alone) == (True, True, 0)
+    assert (box < FAR_BOX, score < SCORE, alone) == (True, True, 0)
     # Its proposals with low scores fall away.
     assert detector.parts.proposals is not None
     more = replace(detector.parts.proposals, least_score=0.0)
@@ -349,15 +346,9 @@ def test_the_small_one_on_mobilenet(mobile: FasterRCNN) -> None:
 
 def test_a_mobilenet_comes_back_as_it_was(mobile: FasterRCNN) -> None:
     detector = imported(mobile, MOBILE)
-    back = exported_tensors(detector)
-    before = {k: v for k, v in mobile.state_dict().items() if "num_batches" not in k}
-    assert back.keys() == before.keys()
-    for key, value in before.items():
-        np.testing.assert_array_equal(back[key], value.numpy(), err_msg=key)
+    rebuilt = come_back(detector, mobile)
     told = arguments(detector)
     assert (told["like"], told["rpn_score_thresh"]) == ("fasterrcnn_mobilenet_v3_large_fpn", 0.05)
-    rebuilt = build_detector(json.loads(json.dumps(detector.settings())), detector.tensors())
-    assert rebuilt.parts == detector.parts
     assert rebuilt.network.epsilon == 1e-5
     image = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

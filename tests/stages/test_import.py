@@ -15,10 +15,11 @@ from rcnnpipe.artifacts.foreign import foreign_file
 from rcnnpipe.artifacts.model import read_model
 from rcnnpipe.class_names import class_names
 from rcnnpipe.errors import DataError, SettingError
+from rcnnpipe.export.agreement import differences
 from rcnnpipe.models.weights import read_model_of_regions
 from tests import artifacts_made as made
 from tests.stages.made import run
-from tests.torchvision_made import differences, random_detector, random_mobile
+from tests.torchvision_made import random_detector, random_mobile
 
 
 @pytest.fixture(scope="module")
