@@ -51,7 +51,7 @@ def test_logits_equal_torchvision(name: str) -> None:
     images = torch.randn(2, 3, 127, 127, generator=generator(1))
     with torch.inference_mode():
         expected = theirs.eval()(images)
-        atol = 1e-5 * max(10.0, float(expected.abs().max()))  # MobileNet's grow, with no rectifiers
+        atol = 2e-5 * max(5.0, float(expected.abs().max()))  # MobileNet's grow, with no rectifiers
         torch.testing.assert_close(network.logits(images), expected, atol=atol, rtol=1e-4)
 
 

@@ -283,8 +283,15 @@ def test_a_feature_pyramid(folder: Path, tmp_path: Path) -> None:
 def test_a_feature_pyramid_whose_compression_is_spoilt() -> None:
     pyramid = detector_of(parts=neck_parts)
     pyramid.compress("fc6", 5)
-    for spoilt in ({"class_scores": 1}, {"fc6": 6}, {}, {"fc6": 5, "neck": 1}, 3):
-        with pytest.raises(SettingError):
+    cases: list[tuple[Any, str]] = [
+        ({"class_scores": 1}, "'class_scores'"),
+        ({"fc6": 6}, r"size mismatch for fc6\.0\.weight"),
+        ({}, r"fc6\.0\.weight"),
+        ({"fc6": 5, "neck": 1}, "'neck'"),
+        (3, "not given as a mapping"),
+    ]
+    for spoilt, told in cases:
+        with pytest.raises(SettingError, match=told):
             build_detector(pyramid.settings() | {"compressed": spoilt}, pyramid.tensors())
 
 

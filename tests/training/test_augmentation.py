@@ -277,7 +277,7 @@ def tensors(example: Example) -> tuple[Tensor, ...]:
     return (example.proposals, *example.truth)
 
 
-def test_what_is_drawn_depends_on_seed_and_key_alone(records: tuple[Record, ...]) -> None:
+def test_what_is_drawn_depends_on_seed_and_key_alone() -> None:
     seen = seen_of([(10, 10, 50, 50)], [1], [(5, 5, 60, 50)])
     state = torch.random.get_rng_state()
     first = ALL.apply(seen, 1, (2, 3))
