@@ -16,8 +16,9 @@ from rcnnpipe.finetuning.judging import held_out, validation_of
 from rcnnpipe.finetuning.run import Run
 from rcnnpipe.finetuning.windows import warn_of_other_data
 from rcnnpipe.models.detector import Detector
+from rcnnpipe.models.parts import Parts
 from rcnnpipe.models.rpn import ProposalRules
-from rcnnpipe.models.rpn_targets import AnchorRules
+from rcnnpipe.models.rpn_targets import AnchorRules, inside
 from rcnnpipe.progress import track
 from rcnnpipe.proposals.selection import proposals_for
 from rcnnpipe.training.augmentation import Augmentation
@@ -111,21 +112,25 @@ def _rpn_training(options: Mapping[str, Any], detector: Detector) -> RpnTraining
 
 def _require_anchors(source: ImageSource, detector: Detector, rules: AnchorRules) -> None:
     """Anchors over the border are not learnt from (Ren et al. 2015, section 3.3): some must fit."""
-    anchors, view = detector.parts.anchors, source.view
-    if rules.straddle != "drop" or anchors is None:
+    parts, view = detector.parts, source.view
+    if rules.straddle != "drop" or parts.anchors is None:
         return
-    strides = enumerate(stride for stride, _ in detector.parts.strides)
-    boxes = torch.cat([anchors.base(level, stride) for level, stride in strides])
-    sides = (boxes[:, 2:] - boxes[:, :2]).flip(1)  # (A, 2) height, width
     originals = {record.size for record in source.records}
-    sizes = [view.resized_size(x, view.scale_of(x, max(view.scales))) for x in originals]
-    if not any(bool((sides <= torch.tensor(size)).all(dim=1).any()) for size in sizes):
+    sizes = {view.resized_size(x, view.scale_of(x, max(view.scales))) for x in originals}
+    if not any(bool(inside(_anchors_of(parts, size), size).any()) for size in sizes):
+        least = min(map(min, parts.anchors.sizes))
         raise SettingError(
-            f"none of the RPN's anchors, from {min(map(min, anchors.sizes)):g} pixels on, lies "
-            f"inside the images, resized to {max(map(max, sizes))} pixels at most, and those that "
-            "do not are not learnt from; lower --anchor-sizes, raise --scales, or take --straddle "
-            "keep"
+            f"none of the RPN's anchors, from {least:g} pixels on, lies inside the images, resized "
+            f"to {max(map(max, sizes))} pixels at most, and those that do not are not learnt from; "
+            "lower --anchor-sizes, raise --scales, or take --straddle keep"
         )
+
+
+def _anchors_of(parts: Parts, size: tuple[int, int]) -> torch.Tensor:
+    """Anchors (A, 4) of an image of (height, width), on maps of as many cells as it has strides."""
+    assert parts.anchors is not None
+    maps = [(-(-size[0] // down), -(-size[1] // across)) for down, across in parts.strides]
+    return torch.cat(parts.anchors.boxes(maps, parts.anchor_strides(maps)))
 
 
 def _check(run: Run) -> None:

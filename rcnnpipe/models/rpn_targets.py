@@ -100,7 +100,7 @@ def label_anchors(
     matched = torch.zeros_like(labels)
     rows = torch.arange(len(anchors), device=anchors.device)
     if rules.straddle == "drop":
-        rows = rows[_inside(anchors, size)]
+        rows = rows[inside(anchors, size)]
     counted = anchors[rows]
     found, matched[rows] = _by_overlap(iou(counted, truth), rules)
     in_crowd = share_inside(counted, ignored) > IGNORED_SHARE
@@ -108,7 +108,7 @@ def label_anchors(
     return labels, matched
 
 
-def _inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
+def inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
     """(A,) bool: the anchor does not reach over the border."""
     height, width = size
     x1, y1, x2, y2 = anchors.unbind(1)
