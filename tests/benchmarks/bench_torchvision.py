@@ -21,9 +21,10 @@ from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
 
 from rcnnpipe.artifacts.detections import read_detections
 from rcnnpipe.cli import main as command_line
+from rcnnpipe.export.agreement import Detections, differences
 from rcnnpipe.ragged import rows_of
 from tests.realdata import DATA
-from tests.torchvision_made import Detections, differences, make_loud
+from tests.torchvision_made import make_loud
 
 CLASSES = "ace,king,queen,jack,ten,nine"
 OPTIONS = "--score-threshold .05 --nms-overlap .5 --max-per-image 0 --max-per-set 0"
@@ -78,7 +79,7 @@ def ours(model: FasterRCNN, paths: Sequence[Path], folder: Path) -> tuple[list[D
 
 def compare(what: str, first: Sequence[Detections], second: Sequence[Detections]) -> None:
     boxes, scores, alone = zip(*map(differences, first, second), strict=True)
-    total = sum(len(one["scores"]) for one in second)
+    total = sum(len(one["scores"]) for one in (*first, *second))
     print(
         f"{what}: boxes within {max(boxes):.2g} px, scores within {max(scores):.2g}, "
         f"{sum(alone)} of {total} detections without a partner"

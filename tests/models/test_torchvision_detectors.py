@@ -38,6 +38,7 @@ CPU = torch.device("cpu")
 MOBILE = "mobilenet_v3_large"
 # Pixels and probability: five times what float32 was seen to make of them; torchvision's own are as
 # far from what it computes in float64. Boxes are further where deltas are large, and on MobileNet.
+# Plain ResNets are held to the bar of docs/results.md instead.
 BOX, FAR_BOX, SCORE = 5e-3, 2e-2, 1e-4
 # (height, width): both sides rounded down, an odd number of cells of the coarsest map, enlarged,
 # bound by the longest side, as it is.
@@ -95,9 +96,11 @@ def their_detections(
 
 
 @pytest.mark.parametrize(
-    ("name", "folded"), [("resnet18", False), ("resnet18", True), ("resnet50", True)]
+    ("name", "folded", "tolerance"),
+    # torchvision's own scores differ by as much between float32 and float64.
+    [("resnet18", False, 1e-5), ("resnet18", True, 1e-5), ("resnet50", True, 3e-5)],
 )
-def test_detections_are_torchvisions(name: str, folded: bool) -> None:
+def test_detections_are_torchvisions(name: str, folded: bool, tolerance: float) -> None:
     model = random_detector(name, 4, seed=2, **SMALL)
     detector = imported(model, name)
     if folded:
@@ -110,7 +113,7 @@ def test_detections_are_torchvisions(name: str, folded: bool) -> None:
         assert np.ptp(expected["scores"]) > 0.1
         assert len(set(expected["labels"].tolist())) == 3
         box, score, alone = differences(ours, expected)
-        assert (box < BOX, score < SCORE, alone) == (True, True, 0)
+        assert (box < 1e-3, score < tolerance, alone) == (True, True, 0)
         assert (np.diff(ours["scores"]) <= 0).all()
 
 
