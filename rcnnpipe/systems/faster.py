@@ -32,7 +32,7 @@ DELTA_STD = (0.1, 0.1, 0.2, 0.2)  # lib/fast_rcnn/config.py, BBOX_NORMALIZE_STDS
 TRAIN_FROM = fast.TRAIN_FROM
 
 # Section 3.3: areas of 128^2, 256^2, 512^2 pixels, ratios 1:1, 1:2, 2:1, on maps of stride 16
-ANCHOR_SIZES, RATIOS, ANCHOR_STRIDE = (128, 256, 512), (0.5, 1.0, 2.0), 16
+ANCHOR_SIZES, RATIOS = (128, 256, 512), (0.5, 1.0, 2.0)
 STRADDLE = "drop"  # section 3.3
 DIFFICULT = "drop"  # lib/datasets/pascal_voc.py, use_diff; Fast R-CNN's code keeps them
 # lib/fast_rcnn/config.py, TRAIN.RPN_* and TEST.RPN_*

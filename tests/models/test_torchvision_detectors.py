@@ -97,8 +97,9 @@ def their_detections(
 
 @pytest.mark.parametrize(
     ("name", "folded", "tolerance"),
-    # torchvision's own scores differ by as much between float32 and float64.
-    [("resnet18", False, 1e-5), ("resnet18", True, 1e-5), ("resnet50", True, 3e-5)],
+    # Some five times what was measured, for processors round otherwise; torchvision's own float32
+    # and float64 are 6e-3 px and 1.5e-4 apart with ResNet-50.
+    [("resnet18", False, 3e-5), ("resnet18", True, 3e-5), ("resnet50", True, 1e-4)],
 )
 def test_detections_are_torchvisions(name: str, folded: bool, tolerance: float) -> None:
     model = random_detector(name, 4, seed=2, **SMALL)
@@ -113,7 +114,7 @@ def test_detections_are_torchvisions(name: str, folded: bool, tolerance: float) 
         assert np.ptp(expected["scores"]) > 0.1
         assert len(set(expected["labels"].tolist())) == 3
         box, score, alone = differences(ours, expected)
-        assert (box < 1e-3, score < tolerance, alone) == (True, True, 0)
+        assert (box < 4e-3, score < tolerance, alone) == (True, True, 0)
         assert (np.diff(ours["scores"]) <= 0).all()
 
 
