@@ -28,7 +28,7 @@ check-layers: setup
 	lint-imports
 
 unit: setup
-	python -m pytest
+	python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 demo: setup
 	@echo "drawing the demo set and running every system on it, with and without their parts"
