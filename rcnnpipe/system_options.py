@@ -38,7 +38,8 @@ _WITH_RPN = ("rpn", "faster", "fpn")
 # Options that have a meaning in some systems alone.
 _OF = {
     **dict.fromkeys(("data", "split", "network"), ("rcnn", *_DETECTORS)),
-    **dict.fromkeys(("difficult", "crowd", "image_cache"), ("rcnn", *_DETECTORS)),
+    **dict.fromkeys(("difficult", "crowd"), ("rcnn", *_DETECTORS)),
+    **dict.fromkeys(("image_cache", "channels_last"), ("rcnn", *_DETECTORS)),
     **dict.fromkeys(("proposals",), ("rcnn", "fast")),
     **dict.fromkeys(("crop", "padding"), ("rcnn",)),
     **dict.fromkeys(("features", "memory"), ("sppnet",)),
@@ -58,7 +59,7 @@ _OF_STEPS = ("step", "gamma")
 OFF = {
     **dict.fromkeys(("clip", "average", "validate", "patience", "scale_jitter"), None),
     **dict.fromkeys(("photometric", "random_crop"), False),
-    **{"optimizer": "sgd", "schedule": "step", "warm_up": 0},
+    **{"optimizer": "sgd", "schedule": "step", "warm_up": 0, "channels_last": True},
 }
 _NEEDED = {
     "rcnn": ("data", "proposals"),

@@ -230,6 +230,11 @@ _UNRECORDED = (
 @click.option("--memory", type=_positive, default=1024, help="sppnet: MiB of features to keep.")
 @curves_option
 @precision_option
+@click.option(
+    "--channels-last/--channels-first",
+    default=True,
+    help="Order of maps in memory. On CPUs, ResNets may learn faster channels first.",
+)
 @device_option
 @seed_option
 @workers_option

@@ -15,6 +15,7 @@ from rcnnpipe.finetuning.arrangement import ARRANGEMENTS, detector_to_train
 from rcnnpipe.finetuning.judging import held_out, validation_of
 from rcnnpipe.finetuning.run import Run
 from rcnnpipe.finetuning.windows import warn_of_other_data
+from rcnnpipe.models.backbones import keep_channels_last
 from rcnnpipe.models.detector import Detector
 from rcnnpipe.models.parts import Parts
 from rcnnpipe.models.rpn import ProposalRules
@@ -76,6 +77,7 @@ def finetune_on_images(run: Run) -> int:
         regions=options["system"] != "rpn",
         seed=options["seed"],
     )
+    keep_channels_last(detector, options["channels_last"])
     trainer = new_trainer(detector, run.solver, ranks, options["precision"], options["seed"])
     validation = validation_of(options, detector, header, held, ranks)
     jittered = options["scale_jitter"] is not None

@@ -8,7 +8,7 @@ from rcnnpipe.artifacts.store import Identified
 from rcnnpipe.datasets import Dataset, open_dataset
 from rcnnpipe.finetuning.judging import held_out, validation_of
 from rcnnpipe.finetuning.run import Run
-from rcnnpipe.models.backbones import Network
+from rcnnpipe.models.backbones import Network, keep_channels_last
 from rcnnpipe.progress import track
 from rcnnpipe.proposals.selection import proposals_for
 from rcnnpipe.training.finetuning import WindowLoss, WindowSource, new_trainer, prepare_network
@@ -41,6 +41,7 @@ def finetune_on_windows(run: Run) -> int:
         workers=options["workers"],
         cache_bytes=options["image_cache"] * 2**20,
     )
+    keep_channels_last(network, options["channels_last"])
     trainer = new_trainer(network, run.solver, ranks, options["precision"], options["seed"])
     loss = WindowLoss(network, options["batch_size"])
     validation = validation_of(options, network, header, held, ranks)

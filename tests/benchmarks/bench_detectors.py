@@ -26,6 +26,7 @@ from rcnnpipe.export.agreement import differences
 from rcnnpipe.extraction.detectors import DetectorExtractor
 from rcnnpipe.extraction.regions import Regions
 from rcnnpipe.images import read_image
+from rcnnpipe.models.backbones import keep_channels_last
 from rcnnpipe.models.detector import Detector
 from rcnnpipe.models.folding import fold_batch_norm
 from rcnnpipe.models.image_view import ImageView
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--side", type=int, default=320, help="pixels of the shorter side")
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--channels-first", action="store_true", help="in our training step")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     folder, device = DATA / "playing_cards", torch.device(options.device)
@@ -185,6 +187,7 @@ def main() -> None:
     print(f"{options.network}, side {options.side}, {device}, {torch.get_num_threads()} threads")
 
     model, detector = models_of(options.network, options.side, classes, device)
+    keep_channels_last(detector, not options.channels_first)
     steps = our_step(detector, dataset, device), their_step(model, dataset, pixels, device)
     report(f"step of {IMAGES} images", list(alternated(device, options.rounds, *steps)))
 

@@ -47,6 +47,11 @@ POOLED = "with --pooled, whose regions are taken as they are"
         ("extract-features --pooled f.h5 --model m.h5 --difficult drop", "--difficult", POOLED),
         ("finetune d --system sppnet --features f.h5", "DATA", "with --system sppnet"),
         ("finetune d --features f.h5 --proposals p.h5", "--features", "with --system rcnn"),
+        (
+            "finetune --system sppnet --features f.h5 --channels-first",
+            "--channels-last",
+            "with --system sppnet",
+        ),
     ],
 )
 def test_refused(words: str, flag: str, why: str, tmp_path: Path) -> None:
