@@ -70,6 +70,17 @@ def test_a_matrix_of_low_rank_is_kept_whole() -> None:
     assert svd_ranks.rank_for_energy(decompose(weight).values, 1 - 1e-9) == 3
 
 
+@pytest.mark.parametrize("size", [(20, 30), (30, 20)])
+@pytest.mark.parametrize("inner", [0, 3])
+def test_ranks_that_a_matrix_has_not_add_nothing(inner: int, size: tuple[int, int]) -> None:
+    weight = weights((size[0], inner)) @ weights((inner, size[1]), 1)
+    factors = decompose(weight)
+    assert torch.count_nonzero(factors.values) == inner
+    assert all(torch.isfinite(part).all() for part in factors)
+    first, second = truncated_svd(weight, None, 10, factors)
+    torch.testing.assert_close(second.weight @ first.weight, weight)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_factors_are_one_of_many_and_always_the_same(size: tuple[int, int]) -> None:
     left, values, right = decompose(weights(size))
