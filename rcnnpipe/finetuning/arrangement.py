@@ -30,6 +30,7 @@ ARRANGEMENTS: dict[str, ModuleType] = {
     "fpn": fpn,
 }
 ALL_FIXED = "outputs"  # --train-from: the whole network stays as it is
+DELTAS_ALONE = "deltas"  # and everything else but the box regression
 _ABLATIONS = ["lateral", "top_down", "finest_only"]
 _OUTPUTS = ("class_scores.", "box_deltas.", "deltas_")
 
@@ -73,7 +74,11 @@ def detector_to_train(
         if known != tuple(classes):
             _log.info("the detector of --init knows other classes; its outputs start anew")
         _take_over(detector, held, keep_outputs=learnt)
-    if train_from == ALL_FIXED:
+    if train_from == DELTAS_ALONE:
+        _check_stage_wise(options, learnt)
+        detector.requires_grad_(False)
+        detector.box_deltas.requires_grad_(True)
+    elif train_from == ALL_FIXED:
         detector.network.requires_grad_(False)
     else:
         freeze_below(detector.network, train_from)
@@ -156,6 +161,23 @@ def _check_parts(options: Mapping[str, Any], before: Detector | None) -> None:
         if options[name] is not None:
             flag = name.replace("_", "-")
             raise SettingError(f"the detector of --init has its own --{flag}; leave it out")
+
+
+def _check_stage_wise(options: Mapping[str, Any], learnt: bool) -> None:
+    """Girshick 2015, section 5.1: the box regression learns by itself behind a finished classifier.
+
+    The authors' ``experiments/scripts/piecewise_*.sh``.
+    """
+    what = f"--train-from {DELTAS_ALONE} trains the box regression alone"
+    if options["system"] == "rpn":
+        raise SettingError(f"{what}, which --system rpn has not; leave it out")
+    if options["box_weight"] == 0:
+        raise SettingError(f"{what}, but --box-weight 0 leaves it out; raise it")
+    if not learnt:
+        raise SettingError(
+            f"{what} of a detector that tells these classes already; give one by --init, e.g. from "
+            "finetune --box-weight 0, and no --new-outputs"
+        )
 
 
 def _own_parts(network: Network, options: Mapping[str, Any], view: ImageView) -> Parts:
