@@ -11,15 +11,15 @@ import torch
 from rcnnpipe.datasets import open_dataset
 from rcnnpipe.datasets.policy import Policy
 from rcnnpipe.errors import DataError, SettingError
+from rcnnpipe.finetuning.anchors import require_anchors, warn_of_unfit_anchors
 from rcnnpipe.finetuning.arrangement import ARRANGEMENTS, detector_to_train
 from rcnnpipe.finetuning.judging import held_out, validation_of
 from rcnnpipe.finetuning.run import Run
 from rcnnpipe.finetuning.windows import warn_of_other_data
 from rcnnpipe.models.backbones import keep_channels_last
 from rcnnpipe.models.detector import Detector
-from rcnnpipe.models.parts import Parts
 from rcnnpipe.models.rpn import ProposalRules
-from rcnnpipe.models.rpn_targets import AnchorRules, inside
+from rcnnpipe.models.rpn_targets import AnchorRules
 from rcnnpipe.progress import track
 from rcnnpipe.proposals.selection import proposals_for
 from rcnnpipe.training.augmentation import Augmentation
@@ -69,7 +69,8 @@ def finetune_on_images(run: Run) -> int:
         if not learnt:
             detector.normalise(torch.zeros_like(deviation), deviation, keep=False)
         rpn = _rpn_training(options, detector)
-        _require_anchors(source, detector, rpn.anchors)
+        require_anchors(source, detector.parts, rpn.anchors)
+        warn_of_unfit_anchors(source, detector.parts, dataset.classes)
     loss = DetectionLoss(
         *(detector, run.sampling, options["images"], ARRANGEMENTS[options["system"]].BETA),
         box_weight=options.get("box_weight") or 0.0,
@@ -110,29 +111,6 @@ def _rpn_training(options: Mapping[str, Any], detector: Detector) -> RpnTraining
         AnchorRules(straddle=options["straddle"] or system.STRADDLE),
         ProposalRules(**rules, **system.PER_LEVEL),
     )
-
-
-def _require_anchors(source: ImageSource, detector: Detector, rules: AnchorRules) -> None:
-    """Anchors over the border are not learnt from (Ren et al. 2015, section 3.3): some must fit."""
-    parts, view = detector.parts, source.view
-    if rules.straddle != "drop" or parts.anchors is None:
-        return
-    originals = {record.size for record in source.records}
-    sizes = {view.resized_size(x, view.scale_of(x, max(view.scales))) for x in originals}
-    if not any(bool(inside(_anchors_of(parts, size), size).any()) for size in sizes):
-        least = min(map(min, parts.anchors.sizes))
-        raise SettingError(
-            f"none of the RPN's anchors, from {least:g} pixels on, lies inside the images, resized "
-            f"to {max(map(max, sizes))} pixels at most, and those that do not are not learnt from; "
-            "lower --anchor-sizes, raise --scales, or take --straddle keep"
-        )
-
-
-def _anchors_of(parts: Parts, size: tuple[int, int]) -> torch.Tensor:
-    """Anchors (A, 4) of an image of (height, width), on maps of as many cells as it has strides."""
-    assert parts.anchors is not None
-    maps = [(-(-size[0] // down), -(-size[1] // across)) for down, across in parts.strides]
-    return torch.cat(parts.anchors.boxes(maps, parts.anchor_strides(maps)))
 
 
 def _check(run: Run) -> None:
