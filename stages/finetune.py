@@ -30,6 +30,7 @@ from rcnnpipe.system_options import (
     system_option,
     unrecorded,
 )
+from rcnnpipe.systems.fast import BETA
 from rcnnpipe.systems.rcnn import CROPS
 
 VERSION = 1
@@ -100,6 +101,12 @@ _UNRECORDED = (
     help="Of a detector's box regression in the loss; 0 trains the classification alone.",
 )
 @click.option(
+    "--box-beta",
+    type=_not_negative,
+    default=BETA,
+    help="Where the smooth L1 loss of that regression turns linear; torchvision has 0.1111.",
+)
+@click.option(
     "--new-outputs",
     is_flag=True,
     help="Start a detector of --init with new outputs of regions.",
@@ -127,6 +134,12 @@ _UNRECORDED = (
     type=click.Choice(["drop", "keep"]),
     help="Anchors over the border: not learnt from, or like others.",
     show_default="drop faster and rpn, keep fpn",
+)
+@click.option(
+    "--rpn-loss",
+    type=click.Choice(["code", "paper"]),
+    default="code",
+    help="Of the RPN's boxes: as the authors' code weighs and bends it, or as the paper says.",
 )
 @click.option(
     "--lateral/--no-lateral",

@@ -19,7 +19,7 @@ from rcnnpipe.finetuning.windows import warn_of_other_data
 from rcnnpipe.models.backbones import keep_channels_last
 from rcnnpipe.models.detector import Detector
 from rcnnpipe.models.rpn import ProposalRules
-from rcnnpipe.models.rpn_targets import AnchorRules
+from rcnnpipe.models.rpn_targets import PAPERS_LOSS, AnchorRules
 from rcnnpipe.progress import track
 from rcnnpipe.proposals.selection import proposals_for
 from rcnnpipe.training.augmentation import Augmentation
@@ -72,8 +72,8 @@ def finetune_on_images(run: Run) -> int:
         require_anchors(source, detector.parts, rpn.anchors)
         warn_of_unfit_anchors(source, detector.parts, dataset.classes)
     loss = DetectionLoss(
-        *(detector, run.sampling, options["images"], ARRANGEMENTS[options["system"]].BETA),
-        box_weight=options.get("box_weight") or 0.0,
+        *(detector, run.sampling, options["images"], options["box_beta"]),
+        box_weight=options["box_weight"],
         rpn=rpn,
         regions=options["system"] != "rpn",
         seed=options["seed"],
@@ -107,8 +107,9 @@ def _rpn_training(options: Mapping[str, Any], detector: Detector) -> RpnTraining
     for name, field in (("pre_nms", "before"), ("post_nms", "keep")):
         if options[name] is not None:
             rules[field] = options[name]
+    loss = PAPERS_LOSS if options["rpn_loss"] == "paper" else {}
     return RpnTraining(
-        AnchorRules(straddle=options["straddle"] or system.STRADDLE),
+        AnchorRules(straddle=options["straddle"] or system.STRADDLE, **loss),
         ProposalRules(**rules, **system.PER_LEVEL),
     )
 

@@ -10,6 +10,7 @@ image. Labels of anchors: 1 object, 0 background, -1 neither, which is never sam
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from rcnnpipe.matching import IGNORED_SHARE
 from rcnnpipe.models.losses import smooth_l1
 
 STRADDLES = ("drop", "keep")
+# Ren et al. 2015, section 3.1.2; what their code has are the defaults of AnchorRules.
+PAPERS_LOSS: dict[str, Any] = {"box_weight": 256 / 240, "beta": 1.0}
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class AnchorRules:
     The sources contradict each other. For the box loss, Ren et al. write a weight of lambda = 10
     over about 2400 positions, 1 / 240 for each positive anchor, and a smooth L1 with beta = 1;
     their code has 1 / 256 and beta = 1 / 9, and so have Detectron and torchvision. The defaults are
-    the code's; ``box_weight=256 / 240, beta=1`` is the paper's text. It matters little: by the
+    the code's, :data:`PAPERS_LOSS` is the paper's text. It matters little: by the
     paper, lambdas from 1 to 100 move mAP by about 1 %.
 
     Of anchors that reach over the border, Ren et al. say that training diverges with them, and drop

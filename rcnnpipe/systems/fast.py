@@ -24,7 +24,8 @@ SOLVER = Solver(
     classifier_multiplier=1.0,
 )  # fmt: skip
 
-BETA = 1.0  # equation 3: where the smooth L1 loss becomes linear
+# Equation 3: where the smooth L1 loss becomes linear; the same in py-faster-rcnn and Detectron.
+BETA = 1.0
 
 # lib/fast_rcnn/config.py: shorter and longest side, for windows of 224. Several scales are 480,
 # 576, 688, 864, 1200 and at most 2000 (experiments/cfgs/multiscale.yml): in the same proportion.

@@ -27,7 +27,6 @@ SOLVER = replace(fast.SOLVER, iterations=70_000, step=50_000)
 RPN_SOLVER: Solver = replace(fast.SOLVER, iterations=80_000, step=60_000)
 RPN_IMAGES = 1
 
-BETA = fast.BETA  # lib/fast_rcnn/config.py: sigma 1 for regions
 DELTA_STD = (0.1, 0.1, 0.2, 0.2)  # lib/fast_rcnn/config.py, BBOX_NORMALIZE_STDS
 TRAIN_FROM = fast.TRAIN_FROM
 

@@ -29,7 +29,6 @@ SOLVER = Solver(
     classifier_multiplier=1.0,
 )
 
-BETA = 1.0
 DELTA_STD = faster.DELTA_STD  # Detectron's box code (10, 10, 5, 5)
 TRAIN_FROM = fast.TRAIN_FROM
 

@@ -122,7 +122,7 @@ def ours(options: argparse.Namespace, data: Path, folder: Path) -> tuple[float, 
     words += f" --images {IMAGES} --batch-size {IMAGES * REGIONS}"
     words += f" --foreground {IMAGES * REGIONS // 4} --pre-nms {PROPOSALS} --post-nms {PROPOSALS}"
     words += f" --lr {options.lr} --iterations {options.iterations} --step {options.step}"
-    words += f" --warm-up {options.warm_up} --no-mirror"
+    words += f" --warm-up {options.warm_up} --no-mirror --box-beta {options.box_beta}"
     started = time.perf_counter()
     learn = ("finetune", data, "--split", "train", "--system", "fpn", "--init", options.weights)
     run(*learn, *words.split(), *cpu, "--out", model)
@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=225)
     parser.add_argument("--warm-up", type=int, default=50)
     parser.add_argument("--lr", type=float, default=0.005)
+    parser.add_argument("--box-beta", type=float, default=1 / 9, help="torchvision's, or 1")
     parser.add_argument("--only", choices=("ours", "theirs"))
     options = parser.parse_args()
     options.weights = DATA / "imagenet_weights" / "resnet18_pqf.npz"
