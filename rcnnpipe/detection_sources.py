@@ -3,6 +3,7 @@
 Features come from pixels (a network, and proposals of a file or found on the spot) or from a cache.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ from rcnnpipe.models.weights import read_model_of_regions
 from rcnnpipe.proposals.selection import proposals_for, proposals_on_the_spot
 from rcnnpipe.ragged import rows_of
 
+_log = logging.getLogger(__name__)
 Pair = tuple[Tensor, dict[str, Tensor]]
 
 
@@ -194,7 +196,7 @@ class _Parts:
         self.classes = self._own_classes = header.classes
         self.scorer: Scorer = SoftmaxScorer()
         self.refiner: Refiner | None = None
-        self._refines = bool(options["refine"])
+        self._refines, self._cached = bool(options["refine"]), header.kind == "features"
         if options["svm"] is not None:
             svm = read_svm(options["svm"])
             _require_origin(options["svm"], svm.header, origin, header)
@@ -249,6 +251,12 @@ class _Parts:
                     "scored; give --bbox-reg, or --no-refine"
                 )
             self.refiner = DeltaRefiner()
+        if self._cached and self._refines and self.refiner is None:
+            _log.info(
+                "boxes are not moved: no --bbox-reg is given, and %s has no layer 'deltas' of a "
+                "detector",
+                origin,
+            )
 
     def source(self, regions: Callable[[Sequence[int]], Iterable[Pair]]) -> Source:
         """All of it."""

@@ -285,7 +285,10 @@ def test_boxes_move_by_the_deltas_of_their_class(chain: Chain, tmp_path: Path) -
 def test_features_without_deltas_leave_boxes_where_they_are(chain: Chain, tmp_path: Path) -> None:
     few, found = tmp_path / "f.h5", tmp_path / "d.h5"
     chain.extract(few, "--layers", "logits")
-    chain.detect(found, "--features", few)
+    told = f"boxes are not moved: no --bbox-reg is given, and {few} has no layer 'deltas'"
+    assert told in chain.detect(found, "--features", few).stderr
+    assert told not in chain.detect(tmp_path / "m.h5", "--features", few, "--no-refine").stderr
+    assert "not moved" not in chain.detect(tmp_path / "m.h5", *chain.cached).stderr
     chain.detect(tmp_path / "plain.h5", *chain.cached, "--no-refine")
     same_detections(found, tmp_path / "plain.h5")
     refused = chain.detect(tmp_path / "no.h5", "--features", few, "--svm", chain.svm, fails=True)
