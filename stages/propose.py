@@ -60,7 +60,11 @@ METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "--max-boxes", type=click.IntRange(min=1), default=2000, help="Best of an image kept."
 )
 @click.option(
-    "--min-size", type=click.IntRange(min=0), default=20, help="Least width and height of a box."
+    "--min-size",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default="20; of rpn: the model's own",
+    help="Least width and height of a box.",
 )
 @click.option(
     "--resize-width",
@@ -132,8 +136,10 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if method == "rpn":
         from rcnnpipe.extraction.rpn import open_rpn
 
-        rpn = open_rpn(options, inputs)
-        settings["device"] = rpn.device.type
+        given = ctx.get_parameter_source("min_size") is not click.core.ParameterSource.DEFAULT
+        rpn = open_rpn(options | ({} if given else {"min_size": None}), inputs)
+        assert rpn.proposals is not None
+        settings |= {"device": rpn.device.type, "min-size": rpn.proposals.min_size}
     elif method == "precomputed":
         precomputed = _open_boxes(options)
         precomputed.check(records)

@@ -21,7 +21,8 @@ def open_rpn(options: Mapping[str, Any], inputs: dict[str, Any]) -> DetectorExtr
     """What finds the boxes of an image.
 
     Args:
-        options: of the stage: model, device, precision, scales, max_boxes, min_size.
+        options: of the stage: model, device, precision, scales, max_boxes, min_size (None: the
+            model's own).
         inputs: the model's header is added to it.
 
     Raises:
@@ -43,7 +44,7 @@ def open_rpn(options: Mapping[str, Any], inputs: dict[str, Any]) -> DetectorExtr
         usual,
         before=usual.before if detector.parts.neck else 0,
         keep=options["max_boxes"],
-        min_size=options["min_size"],
+        min_size=usual.min_size if options["min_size"] is None else options["min_size"],
         resized=False,
     )
     return DetectorExtractor(*(detector, (), device, view, options["precision"]), proposals=rules)

@@ -319,7 +319,10 @@ def test_settings_of_proposals(chain: Chain, tmp_path: Path) -> None:
         np.testing.assert_array_equal(own, usual.boxes[best : best + 7])
     chain.propose(chain.rpn, large)
     sides = np.diff(read_proposals(large).boxes.reshape(-1, 2, 2), axis=1)
-    assert 20 <= sides.min() < 30
+    assert 4 <= sides.min() < 20  # the model's own least side, not selective search's
+    assert open_header(large).settings["min-size"] == 4
+    chain.propose(chain.fpn, large)  # whose own least side is 0
+    assert open_header(large).settings["min-size"] == 0
     chain.propose(chain.rpn, large, "--min-size", 97)
     assert len(read_proposals(large).boxes) == 0
     chain.propose(chain.rpn, scaled, "--scales", 100, "--min-size", 6)
