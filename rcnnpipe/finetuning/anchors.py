@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rcnnpipe.boxes import iou
 from rcnnpipe.errors import SettingError
 from rcnnpipe.models.parts import Parts
 from rcnnpipe.models.rpn_targets import AnchorRules, inside
@@ -59,10 +60,11 @@ def warn_of_unfit_anchors(source: ImageSource, parts: Parts, classes: Sequence[s
     """
     if parts.anchors is None:
         return
-    sides, labels = _resized_objects(source)  # one for each scale, (G, 2); (G,)
-    anchors = _sides_of_anchors(parts)
-    best = torch.stack([_iou_in_place(own, anchors).amax(dim=1) for own in sides]).amax(dim=0)
-    unfit = best < _FIT
+    resized, labels = _resized_objects(source)
+    cells = [(1, 1)] * len(parts.anchors.sizes)
+    anchors = _centred(torch.cat(parts.anchors.boxes(cells, parts.anchor_strides(cells))))
+    best = torch.stack([iou(_centred(boxes), anchors).amax(dim=1) for boxes in resized])
+    unfit = best.amax(dim=0) < _FIT
     of_class = [labels == number for number in range(1, len(classes))]
     missed = [
         k for k, own in enumerate(of_class, 1) if own.any() and unfit[own].float().mean() > 0.5
@@ -70,7 +72,7 @@ def warn_of_unfit_anchors(source: ImageSource, parts: Parts, classes: Sequence[s
     if not missed:
         return
     names = ", ".join(classes[k] for k in missed[:_NAMED]) + (" ..." if missed[_NAMED:] else "")
-    lengths = torch.stack([own.prod(dim=1).sqrt() for own in sides])
+    lengths = torch.stack([(own[:, 2:] - own[:, :2]).prod(dim=1).sqrt() for own in resized])
     usual = [float(lengths[:, of_class[k - 1]].median()) for k in missed]
     sizes = [size for level in parts.anchors.sizes for size in level]
     _log.warning(
@@ -82,29 +84,19 @@ def warn_of_unfit_anchors(source: ImageSource, parts: Parts, classes: Sequence[s
 
 
 def _resized_objects(source: ImageSource) -> tuple[list[Tensor], Tensor]:
-    """Width and height (G, 2) of all objects for each scale, and their labels (G,)."""
+    """All objects (G, 4) resized to each scale, and their labels (G,)."""
     view = source.view
     truths = [source.truth_of(number) for number in range(len(source.records))]
     labels = torch.cat([truth.labels for truth in truths])
-    sides = []
+    resized = []
     for shorter in view.scales:
-        resized = [
-            (truth.boxes[:, 2:] - truth.boxes[:, :2]) * view.scale_of(record.size, shorter)
-            for truth, record in zip(truths, source.records, strict=True)
-        ]
-        sides.append(torch.cat(resized)[labels > 0])
-    return sides, labels[labels > 0]
+        pairs = zip(truths, source.records, strict=True)
+        boxes = [truth.boxes * view.scale_of(record.size, shorter) for truth, record in pairs]
+        resized.append(torch.cat(boxes)[labels > 0])
+    return resized, labels[labels > 0]
 
 
-def _sides_of_anchors(parts: Parts) -> Tensor:
-    """Width and height (A, 2) of the anchors of one cell of each map."""
-    assert parts.anchors is not None
-    cells = [(1, 1)] * len(parts.anchors.sizes)
-    boxes = torch.cat(parts.anchors.boxes(cells, parts.anchor_strides(cells)))
-    return boxes[:, 2:] - boxes[:, :2]
-
-
-def _iou_in_place(sides: Tensor, anchors: Tensor) -> Tensor:
-    """IoU (G, A) of boxes of width and height (G, 2) and (A, 2) with a common centre."""
-    shared = torch.minimum(sides[:, None], anchors).prod(dim=2)
-    return shared / (sides.prod(dim=1)[:, None] + anchors.prod(dim=1) - shared)
+def _centred(boxes: Tensor) -> Tensor:
+    """Boxes (B, 4) moved to where their centre is (0, 0)."""
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2
+    return torch.cat((-half, half), dim=1)
