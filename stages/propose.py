@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rcnnpipe.proposals.spread import Proposer
 
 VERSION = 1
+MIN_SIZE = 20  # pixels, of boxes that no network proposes
 
 # Method -> the options that only it reads, and the packages whose versions can change its boxes.
 METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -62,8 +63,7 @@ METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 @click.option(
     "--min-size",
     type=click.IntRange(min=0),
-    default=20,
-    show_default="20; of rpn: the model's own",
+    show_default=f"{MIN_SIZE}; of rpn: the model's own",
     help="Least width and height of a box.",
 )
 @click.option(
@@ -130,14 +130,15 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     dataset = open_dataset(options["data"], options["split"])
     records = dataset.records
     others = {name for key, (names, _) in METHODS.items() if key != method for name in names}
+    if method != "rpn" and options["min_size"] is None:
+        options["min_size"] = ctx.params["min_size"] = MIN_SIZE
     settings = stage_settings(ctx, leave_out=others)
     precomputed, rpn = None, None
     inputs: dict[str, Any] = {"data": dataset}
     if method == "rpn":
         from rcnnpipe.extraction.rpn import open_rpn
 
-        given = ctx.get_parameter_source("min_size") is not click.core.ParameterSource.DEFAULT
-        rpn = open_rpn(options | ({} if given else {"min_size": None}), inputs)
+        rpn = open_rpn(options, inputs)
         assert rpn.proposals is not None
         settings |= {"device": rpn.device.type, "min-size": rpn.proposals.min_size}
     elif method == "precomputed":
