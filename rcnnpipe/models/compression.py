@@ -37,7 +37,7 @@ def decompose(weight: Tensor) -> Factors:
     """The singular value decomposition of weights (u, v); equal weights give equal factors.
 
     By the eigenvectors of W W' or of W' W, whichever is smaller: the squares cost no digit that
-    float32 weights have, and a layer of 4096 x 25088 takes a quarter of the time of a direct
+    float32 weights have, and 1024 x 6272 of them take a sixth of the time of a direct
     decomposition. That leaves the sign of each pair of vectors open, so it is set here.
     """
     values = weight.detach().cpu().double()
