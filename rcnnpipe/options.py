@@ -309,12 +309,16 @@ def _writable(path: Path | None) -> Path | None:
 
 def _replaceable(path: Path | None, artifact: bool) -> Path | None:
     if artifact and path is not None and path.is_file():
-        with path.open("rb") as file:
-            start = file.read(len(_HDF5))
-        if start not in (b"", _HDF5):
+        if path.stat().st_size and not is_hdf5(path):
             told = "exists and is no artifact of rcnnpipe, so it is not replaced"
             raise click.ClickException(f"{path} {told}; name another file")
     return path
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file begins as HDF5 does."""
+    with path.open("rb") as file:
+        return file.read(len(_HDF5)) == _HDF5
 
 
 def cores() -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rcnnpipe.errors import SettingError
-from rcnnpipe.options import StageCommand, refuse_given, say, scales_option, split_option
+from rcnnpipe.options import StageCommand, is_hdf5, refuse_given, say, scales_option, split_option
 from rcnnpipe.systems.rcnn import MOST_PER_IMAGE, NMS_OVERLAP
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     kind, place = _FORMATS[format_]
     if (format_ == "voc" and out.is_file()) or (format_ != "voc" and out.is_dir()):
         raise SettingError(f"--format {format_} writes {place}, which {out} is not")
+    if out.is_file() and is_hdf5(out):
+        raise SettingError(f"{out} is an artifact, so it is not replaced by {place}; name another")
     if format_ != "onnx":
         refuse_given(ctx, _OF_ONNX, "but with --format onnx")
     if format_ != "voc":

@@ -83,6 +83,8 @@ def test_model_and_proposals(folder: Path) -> None:
         (("d.h5", "--format", "voc", "--split", "v", "--out", "p.h5"), "writes a folder"),
         (("d.h5", "--format", "coco", "--data", "coco.json", "--out", "."), "writes a .json file"),
         (("none.h5", "--format", "npz", "--out", "o.npz"), "does not exist"),
+        (("p.h5", "--format", "npz", "--out", "d.h5"), "is an artifact, so it is not replaced by"),
+        (("p.h5", "--format", "json", "--out", "p.h5"), "is also read and would be lost"),
         (("d.h5", "--format", "coco", "--data", "no.json", "--out", "o.json"), "no data set"),
     ],
 )
