@@ -27,7 +27,7 @@ from rcnnpipe.training.detecting import DetectionLoss, RpnTraining
 from rcnnpipe.training.finetuning import new_trainer
 from rcnnpipe.training.image_batches import ImageSource
 from rcnnpipe.training.region_targets import Candidates, candidates_of, delta_statistics
-from rcnnpipe.training.windows import check_sampling
+from rcnnpipe.training.windows import check_sampling, no_background
 
 _SMALLER = "lower {}, or raise --accumulate, which computes it in that many parts"
 
@@ -151,19 +151,22 @@ def _learnable(
 
     The first is the authors' ``filter_roidb``; mean and deviation are of each class.
     """
-    kept, objects = [], 0
+    kept, objects, background = [], 0, 0
 
     def looked_at() -> Iterator[Candidates]:
-        nonlocal objects
+        nonlocal objects, background
         for number in track(range(len(source.records)), len(source.records), "targets"):
             boxes = torch.from_numpy(source.proposals[number])
             regions = candidates_of(boxes, source.truth_of(number), run.sampling)
             if bool((regions.labels >= 0).any()):
                 kept.append(number)
             objects += len(regions.deltas)
+            background += int((regions.labels == 0).sum())
             yield regions
 
     mean, deviation = delta_statistics(looked_at(), classes)
     if not objects:
         raise _nothing_to_learn(source)
+    if not background and run.sampling.foreground < run.sampling.batch_size:
+        raise no_background(run.sampling, len(source.records))
     return source.only(kept), mean, deviation

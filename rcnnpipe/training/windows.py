@@ -120,12 +120,17 @@ def check_lists(windows: Windows, sampling: Sampling, images: int) -> None:
     if sampling.foreground > 0 and len(windows.foreground) == 0:
         raise DataError(f"none {of} has an object to learn from; take a split with annotations")
     if sampling.foreground < sampling.batch_size and len(windows.background) == 0:
-        least = f"at least {sampling.background_from} and " if sampling.background_from else ""
-        raise DataError(
-            f"none {of} has a region with an overlap of {least}below "
-            f"{sampling.background_overlap}, so there is no background to learn from; take more "
-            "--proposals"
-        )
+        raise no_background(sampling, images)
+
+
+def no_background(sampling: Sampling, images: int) -> DataError:
+    """That no region of any image is background."""
+    least = f"at least {sampling.background_from} and " if sampling.background_from else ""
+    return DataError(
+        f"none of the {images} images has a region with an overlap of {least}below "
+        f"{sampling.background_overlap}, so there is no background to learn from; take more "
+        "--proposals"
+    )
 
 
 def check_sampling(sampling: Sampling, shares: int) -> None:
