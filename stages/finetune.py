@@ -162,8 +162,8 @@ _UNRECORDED = (
 @click.option(
     "--train-from",
     metavar="LAYER",
-    help="Lower layers keep their weights; outputs: the whole network keeps them; deltas: all but "
-    "the box regression, for training stage by stage.",
+    help="Lower layers keep their weights; outputs: all but those and the RPN; deltas: all but the "
+    "box regression, for training stage by stage.",
     show_default="all; of detectors as in the papers",
 )
 @system_option("--iterations", _count, "0: no fine-tuning.")

@@ -29,8 +29,8 @@ ARRANGEMENTS: dict[str, ModuleType] = {
     "rpn": faster,
     "fpn": fpn,
 }
-ALL_FIXED = "outputs"  # --train-from: the whole network stays as it is
-DELTAS_ALONE = "deltas"  # and everything else but the box regression
+# --train-from: all stays as it is but the outputs of regions and the RPN, or but one output.
+ALL_FIXED, DELTAS_ALONE = "outputs", "deltas"
 _ABLATIONS = ["lateral", "top_down", "finest_only"]
 _OUTPUTS = ("class_scores.", "box_deltas.", "deltas_")
 
@@ -76,10 +76,9 @@ def detector_to_train(
         _take_over(detector, held, keep_outputs=learnt)
     if train_from == DELTAS_ALONE:
         _check_stage_wise(options, learnt)
-        detector.requires_grad_(False)
-        detector.box_deltas.requires_grad_(True)
+        _train_alone(detector, "box_deltas")
     elif train_from == ALL_FIXED:
-        detector.network.requires_grad_(False)
+        _train_alone(detector, "class_scores", "box_deltas", "rpn")
     else:
         freeze_below(detector.network, train_from)
     _tell_of_the_rpn(detector, options)
@@ -161,6 +160,11 @@ def _check_parts(options: Mapping[str, Any], before: Detector | None) -> None:
         if options[name] is not None:
             flag = name.replace("_", "-")
             raise SettingError(f"the detector of --init has its own --{flag}; leave it out")
+
+
+def _train_alone(detector: Detector, *parts: str) -> None:
+    for name, module in detector.named_children():
+        module.requires_grad_(name in parts)
 
 
 def _check_stage_wise(options: Mapping[str, Any], learnt: bool) -> None:

@@ -46,6 +46,16 @@ def test_the_box_regression_alone_learns(system: str, folder: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+def test_the_outputs_alone_learn(system: str, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.h5"
+    run(folder, out, system, "--init", folder / f"{system}.h5", "--train-from", "outputs")
+    before, after = made.tensors_of(folder / f"{system}.h5"), made.tensors_of(out)
+    parts = {x.split(".")[0] for x in before if not np.array_equal(before[x], after[x])}
+    learnt = {"class_scores", "box_deltas", *(("rpn",) if system != "fast" else ())}
+    assert parts - {"deltas_mean", "deltas_std"} == learnt
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_a_run_that_was_stopped_goes_on(system: str, folder: Path, tmp_path: Path) -> None:
     words = ("--init", folder / f"{system}.h5", *ALONE, "--accumulate", 2)
     whole, out = tmp_path / "whole.h5", tmp_path / "stopped.h5"
