@@ -43,6 +43,7 @@ _OF = {
     **dict.fromkeys(("proposals",), ("rcnn", "fast")),
     **dict.fromkeys(("crop", "padding"), ("rcnn",)),
     **dict.fromkeys(("features", "memory"), ("sppnet",)),
+    **dict.fromkeys(("classifier_lr_multiplier",), ("rcnn", "sppnet")),
     **dict.fromkeys(("scale_jitter", "photometric", "random_crop"), _DETECTORS),
     **dict.fromkeys(("images", "scales", "longest", "pooling"), _DETECTORS),
     **dict.fromkeys(("box_weight", "box_beta", "new_outputs"), ("fast", "faster", "fpn")),
@@ -116,11 +117,12 @@ class FactorRange(CommaList):
 
 
 def system_option(flag: str, type: Any, help: str = "") -> Any:
-    """An option whose default is a constant of the system."""
-    field = FIELDS[flag.strip("-").replace("-", "_")]
+    """An option whose default is a constant of the systems in which it has a meaning."""
+    option = flag.strip("-").replace("-", "_")
+    field = FIELDS[option]
     values = {
-        name: next(getattr(rule, field) for rule in rules if hasattr(rule, field))
-        for name, rules in SYSTEMS.items()
+        name: next(getattr(rule, field) for rule in SYSTEMS[name] if hasattr(rule, field))
+        for name in _OF.get(option, SYSTEMS)
     }
     same = len(set(values.values())) == 1
     shown = [_shown(value) + ("" if same else f" {name}") for name, value in values.items()]

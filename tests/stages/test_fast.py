@@ -89,10 +89,11 @@ def test_the_model_is_a_detector_and_tells_how_it_was_made(chain: Chain) -> None
     expected = {
         **{"system": "fast", "network": "demo", "train-from": "conv2", "images": 2},
         **{"background-from": 0.1, "foreground-overlap": 0.5, "mirror": True, "box-weight": 1.0},
-        **{"bias-lr-multiplier": 2.0, "classifier-lr-multiplier": 1.0, "step": 30_000},
+        **{"bias-lr-multiplier": 2.0, "step": 30_000},
     }
     assert {name: settings[name] for name in expected} == expected
     foreign = {"crop", "padding", "features", "memory", "image-cache", "checkpoint-every", "init"}
+    foreign |= {"classifier-lr-multiplier"}
     assert not settings.keys() & foreign
     assert settings["parts"] == model.architecture["detector"]
     assert settings["parts"]["view"] | {"multiple": 1} == {
@@ -499,6 +500,11 @@ WRONG: dict[str, tuple[tuple[object, ...], str]] = {
     "layer": (("--train-from", "fc9"), "no layer 'fc9' to train from"),
     "rate": (("--lr", "1e30"), "lower --lr, or look at the batch's images: "),
     "network": (("--network", "zf5"), "holds a demo, not a zf5"),
+    "background": (
+        ("--background-from", 0.499),
+        "none of the 8 images has a region with an overlap of at least 0.499 and below 0.5",
+    ),
+    "classifier": (("--classifier-lr-multiplier", 2), "no meaning with --system fast"),
     "bare": (("--split", "bare"), "none of the 8 images has an object to learn from"),
     "split": (("--split", "nothing"), "nothing"),
     "proposals": (("--proposals", "absent.h5"), "absent.h5 does not exist; run rcnnpipe propose"),
