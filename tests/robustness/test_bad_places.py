@@ -14,7 +14,7 @@ import pytest
 from rcnnpipe.artifacts.rows import RowWriter
 from tests.robustness.launcher import Launcher, after
 from tests.robustness.pipeline import Made, commands, out_of, ran, run, tree
-from tests.robustness.refusal import BEFORE, Case, Cases, Spot, sentence
+from tests.robustness.refusal import Case, Cases, Spot, before_in, sentence
 from tests.stages.made import stopped_after
 
 CASES = Cases()
@@ -205,7 +205,7 @@ def test_a_full_disk(made: Made, launcher: Launcher, tmp_path: Path, stage: str)
     keeps = stage not in ("prepare", "check")
     for file in expected if keeps else ():
         (place / file).parent.mkdir(exist_ok=True)
-        (place / file).write_bytes(BEFORE)
+        (place / file).write_bytes(before_in(file))
     for share in (0.0, 0.8):
         log.unlink()
         size = max(map(len, expected.values()))
@@ -218,7 +218,7 @@ def test_a_full_disk(made: Made, launcher: Launcher, tmp_path: Path, stage: str)
         assert len(said.partition("Error: ")[2].strip().splitlines()) == 1
         for file in expected if keeps else ():
             # Of several files, each is whole: new, or as it was before.
-            assert (place / file).read_bytes() in (BEFORE, expected[file])
+            assert (place / file).read_bytes() in (before_in(file), expected[file])
     assert launcher.run([*command, place / name], log)[0] == 0
     assert tree(place) == expected
 

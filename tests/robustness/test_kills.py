@@ -14,7 +14,7 @@ import pytest
 
 from tests.robustness.launcher import Launcher, after
 from tests.robustness.pipeline import Made, commands, out_of, tree
-from tests.robustness.refusal import BEFORE
+from tests.robustness.refusal import before_in
 
 KILLS = int(os.environ.get("RCNNPIPE_KILLS", "2"))
 MOST_IN_A_ROW = 4
@@ -115,7 +115,7 @@ def _prepare(folder: Path, files: dict[str, bytes]) -> None:
     folder.mkdir(exist_ok=True)
     for name in files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(BEFORE)
+        (folder / name).write_bytes(before_in(name))
 
 
 def _check_files(folder: Path, expected: dict[str, bytes], keeps: bool) -> None:
@@ -123,7 +123,7 @@ def _check_files(folder: Path, expected: dict[str, bytes], keeps: bool) -> None:
     found = tree(folder)
     for name, content in expected.items():
         if keeps:
-            assert found[name] in (BEFORE, content), name
+            assert found[name] in (before_in(name), content), name
         else:
             assert found.get(name, content) == content, name
 
