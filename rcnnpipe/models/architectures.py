@@ -85,7 +85,12 @@ def _alexnet(outputs: int) -> nn.Module:
 
 
 def _vgg16(outputs: int) -> nn.Module:
-    return _with(torchvision.models.vgg16(num_classes=outputs), flatten=nn.Flatten())
+    """Caffe's poolings round sizes up: 38 x 63 cells of 600 x 1000 pixels, as many of 224."""
+    body = torchvision.models.vgg16(num_classes=outputs)
+    for module in body.modules():
+        if isinstance(module, nn.MaxPool2d):
+            module.ceil_mode = True
+    return _with(body, flatten=nn.Flatten())
 
 
 def _squeezenet(outputs: int) -> nn.Module:

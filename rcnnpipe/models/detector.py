@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rcnnpipe.devices import is_lack_of_memory
 from rcnnpipe.errors import SettingError
 from rcnnpipe.models import compression
 from rcnnpipe.models.backbones import Network, empty_network
@@ -28,6 +27,7 @@ from rcnnpipe.models.region_cut import (
     keep_layers,
     layers_of_regions,
     length_behind,
+    pad_by_half_kernels,
 )
 from rcnnpipe.models.region_head import (
     empty_linear,
@@ -51,6 +51,7 @@ class Detector(nn.Module):
         classes: K + 1, the background with them.
         neck, rpn: None where it has none.
         class_scores, box_deltas: the two outputs of a region's features.
+        outputs_learnt: False where only the RPN has learnt: the two outputs are no layers then.
         deltas_mean, deltas_std: (K + 1, 4), what deltas were normalised by: a region moves by
             ``box_deltas * std + mean``. (The authors fold both into the weights when they save.)
     """
@@ -75,10 +76,11 @@ class Detector(nn.Module):
             )
         if classes < 1:
             raise SettingError(f"a detector of {classes} classes: give the background at least")
-        self.parts, self.classes = parts, classes
+        self.parts, self.classes, self.outputs_learnt = parts, classes, True
         self.dropout = dropout_of(network) if parts.cut else nn.Identity()
         maps = (parts.cut.map, parts.cut.layer) if parts.cut else self._neck_layers()
         keep_layers(network, maps)
+        pad_by_half_kernels(network)
         self.network = network
         channels = [channels_of(network, layer) for layer in self.map_layers]
         self.neck = FeaturePyramid(parts.neck, channels) if parts.neck else None
@@ -107,6 +109,10 @@ class Detector(nn.Module):
         return self.parts.neck.layers
 
     @property
+    def _hidden_layers(self) -> tuple[str, ...]:
+        return hidden_layers(self.parts.convolutions)
+
+    @property
     def map_layers(self) -> tuple[str, ...]:
         """The network's layers whose values are taken for the whole image, finest first."""
         return (self.parts.cut.map,) if self.parts.cut else self._neck_layers()
@@ -114,11 +120,11 @@ class Detector(nn.Module):
     @property
     def layer_names(self) -> tuple[str, ...]:
         """Layers of a region, first to last."""
-        behind = hidden_layers(self.parts.convolutions)
+        behind = self._hidden_layers
         if self.parts.cut:
             own = layers_of_regions(self.network, self.parts.cut)
             behind = tuple(name for name in own if name != POOLED)
-        return (POOLED, *behind, *OUTPUTS)
+        return (POOLED, *behind, *(OUTPUTS if self.outputs_learnt else ()))
 
     @property
     def layer_sizes(self) -> dict[str, int]:
@@ -129,20 +135,8 @@ class Detector(nn.Module):
         return {name: value[0].numel() for name, value in found.items()}
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Maps [(N, C, H, W)], finest first, of images (N, 3, H, W) as network input.
-
-        Raises:
-            SettingError: the images are too small to leave a cell.
-        """
-        try:
-            found = self.network(images, self.map_layers)
-        except RuntimeError as error:
-            if "size" not in str(error).lower() or is_lack_of_memory(error):
-                raise
-            raise SettingError(
-                f"images scaled to {images.shape[3]} x {images.shape[2]} pixels are too small for "
-                f"{self.network.name}, whose map would have no cells; raise --scales"
-            ) from error
+        """Maps [(N, C, H, W)], finest first, of images (N, 3, H, W) as network input."""
+        found = self.network(images, self.map_layers)
         maps = [found[layer] for layer in self.map_layers]
         return self.neck(maps) if self.neck is not None else maps
 
@@ -211,7 +205,7 @@ class Detector(nn.Module):
             layer -> (R, ...); "logits" (R, K + 1), "deltas" (R, 4 (K + 1)), normalised.
         """
         held: dict[str, Tensor] = {POOLED: pooled}
-        classified = self.parts.cut.layer if self.parts.cut else self.layer_names[-3]
+        classified = self.parts.cut.layer if self.parts.cut else self._hidden_layers[-1]
         outputs = any(name in OUTPUTS for name in layers)
         inner = [name for name in layers if name not in (POOLED, *OUTPUTS)]
         inner = list(dict.fromkeys([*inner, *([classified] if outputs else [])]))
@@ -220,7 +214,7 @@ class Detector(nn.Module):
         elif inner:
             head = self.get_submodule("convolutions") if self.parts.convolutions else nn.Identity()
             values = head(pooled)
-            for name in hidden_layers(self.parts.convolutions):
+            for name in self._hidden_layers:
                 values = held[name] = self.get_submodule(name)(values.flatten(1)).relu()
         if outputs:
             features = self.dropout(held[classified].flatten(1))
@@ -261,7 +255,7 @@ class Detector(nn.Module):
             nn.init.zeros_(layer.bias)
         if self.neck is not None:
             self.neck.initialise(generator)
-            names = (*hidden_layers(self.parts.convolutions), "convolutions")
+            names = (*self._hidden_layers, "convolutions")
             head = {name: own for name, own in self.named_children() if name in names}
             initialise_head(head, generator)
         if self.rpn is not None:
@@ -270,7 +264,7 @@ class Detector(nn.Module):
     @property
     def linear_layers(self) -> dict[str, str]:
         """Fully connected layers behind a neck -> paths of their modules."""
-        return {name: name for name in hidden_layers(self.parts.convolutions) if self.neck}
+        return {name: name for name in self._hidden_layers if self.neck}
 
     def compress(self, path: str, rank: int, factors: compression.Factors | None = None) -> None:
         """Put a truncated SVD in the place of a layer behind the neck."""
@@ -286,12 +280,16 @@ class Detector(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """JSON from which :func:`build_detector` makes the same detector, values apart."""
-        compressed = self.compressed
-        return {
+        settings = {
             "detector": self.parts.settings(),
             "network": self.network.settings(),
             "classes": self.classes,
-        } | ({"compressed": compressed} if compressed else {})
+        }
+        if compressed := self.compressed:
+            settings["compressed"] = compressed
+        if not self.outputs_learnt:
+            settings["outputs_learnt"] = False
+        return settings
 
     def tensors(self) -> dict[str, np.ndarray[Any, Any]]:
         """Values for the model file."""
@@ -307,6 +305,7 @@ def build_detector(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> D
     with refusing_unfit(Detector):
         network = empty_network(settings["network"])
         detector = Detector(network, build_parts(settings["detector"]), settings["classes"])
+        detector.outputs_learnt = settings.get("outputs_learnt", True)
         compressed = settings.get("compressed", {})
         compression.put_empty_pairs(detector, compressed, detector.linear_layers.values())
         detector.load_state_dict(from_arrays(tensors))

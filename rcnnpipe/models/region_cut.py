@@ -110,3 +110,24 @@ def keep_layers(network: Network, layers: tuple[str, ...]) -> None:
             used.update(table[layer].modules)
             layer = table[layer].source
     keep_modules(network, used)
+
+
+def pad_by_half_kernels(network: Network) -> None:
+    """Pad every convolution and pooling by half of its kernel, in place: where odd kernels are.
+
+    Cell i of a map is then in the middle of what it sees at pixel S i of an image, where RoI
+    pooling and anchors take it to be; without padding, as for windows, the first cell of CaffeNet
+    or ZF-5 sees around pixel 20, and the cells at the right border are missing. The authors do the
+    same to both networks and keep their ImageNet weights (models/CaffeNet/test.prototxt,
+    models/pascal_voc/ZF of py-faster-rcnn: pad 5, 1, 2, 1 and 3, 1, 2, 1).
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            rows, columns = module.kernel_size
+            if rows % 2 and columns % 2:
+                module.padding = rows // 2, columns // 2
+        elif isinstance(module, nn.MaxPool2d):
+            side = module.kernel_size
+            assert isinstance(side, int)
+            if side % 2:
+                module.padding = side // 2

@@ -208,10 +208,7 @@ def test_options_of_the_stage() -> None:
             extractor_for(detector, LAYERS, CPU, OPTIONS | wrong)
 
 
-def test_images_that_are_too_small_or_large_are_told() -> None:
-    small = extractor_of(view=ImageView((3,), 8))
-    with pytest.raises(SettingError, match="scaled to 4 x 3 pixels are too small for demo"):
-        small(pixels_of(), regions_of())
+def test_images_that_are_too_large_are_told() -> None:
     large = extractor_of(view=ImageView((10**8,), 10**9))
     with pytest.raises(SettingError, match="does not fit into the memory; lower --scales"):
         large(pixels_of(), regions_of())

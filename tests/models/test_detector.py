@@ -25,6 +25,7 @@ from rcnnpipe.models.pyramid import Pyramid
 from rcnnpipe.models.pyramid_head import head_for
 from rcnnpipe.models.region_cut import _CUTS, Cut, dropout_of, usual_cut
 from rcnnpipe.models.region_pooling import RegionPooling
+from rcnnpipe.models.without_values import without_values
 from rcnnpipe.systems import fast
 from tests.detectors_made import NECK, VIEW, detector_of, fast_parts, neck_parts
 
@@ -138,8 +139,8 @@ def test_first_values_are_the_generators() -> None:
 @pytest.mark.parametrize(
     ("name", "window", "box", "layers"),
     [
-        # Bins of 7 x 7 cells into 3 x 3 are those of a maximum over 3 cells at a stride of 2.
-        ("demo", 56, (0, 0, 52, 52), {"pool5": "pool5", "fc6": "fc6", "fc7": "fc7"}),
+        # Bins of 14 x 14 cells into 7 x 7 are those of a maximum over 2 cells at a stride of 2.
+        ("vgg16", 224, (0, 0, 209, 209), {"pool5": "pool5", "fc6": "fc6", "fc7": "fc7"}),
         # 14 x 14 cells into as many bins are the map itself.
         ("resnet18", 224, (0, 0, 209, 209), {"pool5": "layer3", "avgpool": "avgpool"}),
     ],
@@ -237,7 +238,7 @@ def test_a_neck_has_a_head_of_its_own() -> None:
     assert detector.map_layers == ("conv2", "conv5")
     assert not any(name.startswith("network.fc") for name in detector.state_dict())
     maps = detector.maps(images_of())
-    assert [tuple(one.shape) for one in maps] == [(2, 8, 18, 24), (2, 8, 9, 12)]
+    assert [tuple(one.shape) for one in maps] == [(2, 8, 19, 25), (2, 8, 10, 13)]
     found = outputs_of(detector)
     fc6 = (found["pool5"].flatten(1) @ detector.fc6.weight.T + detector.fc6.bias).clamp(min=0)
     torch.testing.assert_close(found["fc6"], fc6, rtol=1e-4, atol=1e-4)
@@ -362,13 +363,39 @@ def test_networks_with_a_pyramid_are_refused() -> None:
             Detector(network, fast_parts(network), 3)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (4, 6), (2, 90)])
-def test_images_too_small_for_a_cell_are_told(size: tuple[int, int]) -> None:
-    detector = detector_of()
-    told = rf"images scaled to {size[1]} x {size[0]} pixels are too small for demo"
-    with pytest.raises(SettingError, match=told):
-        detector.maps(images_of(1, size))
-    assert detector.maps(images_of(1, (8, 90)))[0].numel() > 0
+# Cells of 600 x 1000 pixels; 38 x 63 is in the papers' sheets, the rest follows from Caffe's rule
+# ceil((n + 2 pad - kernel) / stride) + 1 and the authors' pads.
+CELLS = {
+    "caffenet": (39, 64),
+    "resnet18": (38, 63),
+    "squeezenet": (39, 64),
+    "vgg16": (38, 63),
+    "zf5": (39, 64),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells_are_where_pooling_looks_for_them(name: str) -> None:
+    network = create_network(name, 5)
+    detector = Detector(network, fast.parts_of(network), 3).eval()
+    (layer,) = detector.map_layers
+    stride, centre = geometry_of(detector.network, layer)
+    assert centre == (8.5 if name == "vgg16" else 1)  # VGG16's 2 x 2 poolings have no middle
+    image = torch.empty(1, 3, 600, 1000, device="meta")
+    found = without_values(detector, detector.network, image, (layer,))[layer]
+    assert found.shape[2:] == CELLS[name]
+    # The lower right corner of the image is in the last cell, or between the two last ones.
+    last = [centre + stride * (cells - 1) for cells in CELLS[name]]
+    for pixel, side in zip(last, (600, 1000), strict=True):
+        assert abs(pixel - side) <= stride
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_smallest_image_has_a_cell(name: str) -> None:
+    network = create_network(name, 5)
+    detector = Detector(network, fast.parts_of(network), 3).eval()
+    with torch.inference_mode():
+        assert detector.maps(torch.zeros(1, 3, 1, 1))[0].shape[2:] == (1, 1)
 
 
 def test_there_is_one_head() -> None:

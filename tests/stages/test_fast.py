@@ -495,7 +495,6 @@ WRONG: dict[str, tuple[tuple[object, ...], str]] = {
     "no background": (("--background-from", 0.5), "--background-from 0.5 is not below"),
     "longest": (("--longest", 60), "a longest side of 60 pixels is below a shorter side of 72"),
     "of several": (("--scales", "48,90", "--longest", 80), "80 pixels is below a shorter side of"),
-    "too small": (("--scales", 3), "images scaled to 4 x 3 pixels are too small for demo"),
     "too large": (("--scales", 10**8), "does not fit into the memory; lower --scales"),
     "layer": (("--train-from", "fc9"), "no layer 'fc9' to train from"),
     "rate": (("--lr", "1e30"), "lower --lr, or look at the batch's images: "),
@@ -572,7 +571,6 @@ def test_wrong_extraction_and_detection_is_refused(chain: Chain, tmp_path: Path)
         assert told in sentence(result)
     for more, told in (
         (("--random-scales",), "--random-scales is for networks with a pyramid, not for detectors"),
-        (("--scales", 3), "images scaled to 4 x 3 pixels are too small for demo"),
         (("--scales", 10**8), "does not fit into the memory; lower --scales"),
         (("--proposals", chain.few), "no proposals for 3 of 8 images"),
     ):
