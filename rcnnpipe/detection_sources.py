@@ -132,13 +132,13 @@ def model_source(
     fold_batch_norm(network)
     inputs["model"] = header
     parts = _Parts(options, origin, header, device, inputs)
+    if options["svm"] is None:
+        _require_whole(origin, network)
     parts.check_layers(origin, network.layer_sizes)
     own = isinstance(network, Detector) and network.rpn is not None
     find = own and options["proposals"] is None
     extractor = extractor_for(network, parts.layers, device, options, stored=False, find=find)
     boxes_of: Callable[[int], Any]
-    if options["svm"] is None:
-        _require_whole(origin, header)
     if find:
         boxes_of = lambda number: np.empty((0, 4), np.float32)  # noqa: E731
     elif options["proposals"] is None:
@@ -263,9 +263,9 @@ class _Parts:
         return Source(self.classes, self.inputs, self.scorer, self.refiner, regions)
 
 
-def _require_whole(path: Path, header: Header) -> None:
+def _require_whole(path: Path, network: Network | Detector) -> None:
     """Refuse to detect with a network that has only learnt to propose."""
-    if header.settings.get("system") == "rpn":
+    if isinstance(network, Detector) and not network.outputs_learnt:
         raise ArtifactError(
             f"{path} has learnt to propose regions alone; give it to rcnnpipe propose --method rpn,"
             " and train a detector on its proposals by finetune --system fast"

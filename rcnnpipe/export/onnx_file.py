@@ -166,11 +166,11 @@ def _detector_of(model: Model) -> Detector:
             "--format onnx is for detectors, which look at whole images; this model is a network "
             "of windows, which goes by --format safetensors"
         )
-    if model.header.settings.get("system") == "rpn":
+    detector = build_detector(model.architecture, model.tensors)
+    if not detector.outputs_learnt:
         raise SettingError(
             "--format onnx is for detectors; this model has learnt to propose regions alone"
         )
-    detector = build_detector(model.architecture, model.tensors)
     fold_batch_norm(detector)
     return detector
 

@@ -69,7 +69,9 @@ def detector_to_train(
     detector.initialise(random)
     if before is not None:
         put_empty_pairs(detector, before.compressed, detector.linear_layers.values())
-    learnt = before is not None and known == tuple(classes) and not options["new_outputs"]
+    usable = before is not None and before.outputs_learnt and not options["new_outputs"]
+    learnt = usable and known == tuple(classes)
+    detector.outputs_learnt = learnt or options["system"] != "rpn"
     if before is not None:
         if known != tuple(classes):
             _log.info("the detector of --init knows other classes; its outputs start anew")
@@ -81,7 +83,7 @@ def detector_to_train(
         _train_alone(detector, "class_scores", "box_deltas", "rpn")
     else:
         freeze_below(detector.network, train_from)
-    _tell_of_the_rpn(detector, options)
+    _tell_of_what_stays(detector, options["system"])
     resolved |= {"network": name, "train-from": train_from, "parts": parts.settings()}
     return detector, resolved, learnt
 
@@ -103,18 +105,20 @@ def _detector_of(
     return detector, header.classes
 
 
-def _tell_of_the_rpn(detector: Detector, options: Mapping[str, Any]) -> None:
-    """Ren et al. 2015, step 4: an RPN that is not trained needs the maps that it has learnt on."""
+def _tell_of_what_stays(detector: Detector, system: str) -> None:
+    """Ren et al. 2015, step 4: what is not trained needs the maps that it has learnt on."""
     cut, network = detector.parts.cut, detector.network
-    if options["system"] != "fast" or detector.rpn is None or cut is None:
+    stays = {"fast": detector.rpn is not None, "rpn": detector.outputs_learnt}.get(system, False)
+    if not stays or cut is None:
         return
     names = network.layer_names
     below = [network.architecture.layers[x].modules for x in names[: names.index(cut.map) + 1]]
     modules = [network.get_submodule(path) for paths in below for path in paths]
     if any(values.requires_grad for module in modules for values in module.parameters()):
         _log.warning(
-            "the RPN of --init stays as it is, but the maps it looks at are trained and it will no "
-            "longer find regions on them; --train-from %s keeps them",
+            "the %s of --init stays as it is, but the maps it looks at are trained and it will no "
+            "longer find %s on them; --train-from %s keeps them",
+            *(("RPN", "regions") if system == "fast" else ("classifier", "objects")),
             names[names.index(cut.source) + 1],
         )
 

@@ -221,9 +221,10 @@ def test_differences_pair_detections() -> None:
 
 def test_other_models_are_refused(tmp_path: Path) -> None:
     detector = detector_of("demo", parts=of_faster)
+    detector.outputs_learnt = False
     out = tmp_path / "m.onnx"
     with pytest.raises(SettingError, match="has learnt to propose regions alone"):
-        write_onnx(out, model_of(detector, system="rpn"), RULES)
+        write_onnx(out, model_of(detector), RULES)
     plain = Model(made.header("model"), detector.network.settings(), {}, {})
     with pytest.raises(SettingError, match="is a network of windows"):
         write_onnx(out, plain, RULES)

@@ -164,9 +164,11 @@ def test_one_model_detects_alone(steps: Steps, tmp_path: Path) -> None:
     run("evaluate", found, "--data", *steps.data, "--out", tmp_path / "scores")
     metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     assert metrics["voc_map_area"] > 0.5
-    for step in (steps.step_1, steps.step_3):
-        told = sentence(steps.detect(tmp_path / "no.h5", "--model", step, fails=True))
-        assert "has learnt to propose regions alone" in told
+    told = sentence(steps.detect(tmp_path / "no.h5", "--model", steps.step_1, fails=True))
+    assert "has learnt to propose regions alone" in told
+    # Step 3 leaves the maps and the outputs of step 2 alone: it is a detector with an RPN.
+    steps.detect(tmp_path / "step-3.h5", "--model", steps.step_3)
+    assert len(read_detections(tmp_path / "step-3.h5").boxes) > 0
     # Step 2 has no RPN: propose tells so, detect takes selective search.
     words = ("propose", *steps.data, "--method", "rpn", "--model", steps.step_2)
     assert "has no RPN" in sentence(run(*words, "--out", tmp_path / "no.h5", fails=True))

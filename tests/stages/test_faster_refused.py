@@ -13,6 +13,7 @@ from rcnnpipe.artifacts.detections import read_detections
 from rcnnpipe.artifacts.model import read_model
 from rcnnpipe.randomness import generator
 from tests.stages.faster_made import (
+    DETECTORS,
     OUTPUTS,
     SYSTEMS,
     TUNING,
@@ -60,11 +61,6 @@ WRONG: dict[str, tuple[str, tuple[object, ...], str]] = {
     "layer": ("faster", ("--train-from", "fc9"), "no layer 'fc9' to train from"),
     "images": ("faster", ("--images", 3), "--batch-size 64 and --foreground 16 are regions of 3"),
     "parts": ("rpn", ("--accumulate", 3), "--images 2 cannot be shared by 1 ranks and 3 parts"),
-    "small": (
-        "rpn",
-        ("--scales", 3, "--straddle", "keep"),
-        "images scaled to 4 x 3 pixels are too small for demo",
-    ),
     "large": ("fpn", ("--scales", 10**8), "does not fit into the memory; lower --scales"),
     "bare": ("faster", ("--split", "bare"), "none of the 8 images has an object to learn from"),
     "bare rpn": ("rpn", ("--split", "bare"), "none of the 8 images has an object to learn from"),
@@ -91,7 +87,6 @@ def test_wrong_proposing_is_refused(chain: Chain, tmp_path: Path) -> None:
     ):
         assert told in sentence(chain.propose(model, out, fails=True))
     for more, told in (
-        (("--scales", 3), "image '0': images scaled to 4 x 3 pixels are too small for demo"),
         (("--scales", 10**8), "image '0': an image scaled to 133333333 x 100000000 pixels does"),
         (("--resize-width", 50), "--resize-width has no meaning with --method rpn"),
     ):
@@ -112,9 +107,38 @@ def test_wrong_detection_is_refused(chain: Chain, tmp_path: Path) -> None:
     alone = ("--model", chain.rpn)
     assert told in sentence(chain.detect(out, *alone, fails=True))
     assert told in sentence(chain.detect(out, *alone, "--proposals", chain.found, fails=True))
-    told = "image '0': images scaled to 4 x 3 pixels are too small for demo"
-    assert told in sentence(chain.detect(out, "--model", chain.faster, "--scales", 3, fails=True))
+    told = "image '0': an image scaled to 133333333 x 100000000 pixels does"
+    large = ("--model", chain.faster, "--scales", 10**8)
+    assert told in sentence(chain.detect(out, *large, fails=True))
     assert not out.exists()
+
+
+def test_an_rpn_stays_one(chain: Chain, tmp_path: Path) -> None:
+    """Its outputs have learnt nothing, whatever way they are come by."""
+    small, out, features = tmp_path / "small.h5", tmp_path / "no.h5", tmp_path / "f.h5"
+    run("compress", chain.rpn, "--layers", "fc6:9", "--out", small)
+    alone = "small.h5 has learnt to propose regions alone"
+    assert alone in sentence(chain.detect(out, "--model", small, fails=True))
+    extract = ("extract-features", *chain.data, "--model", chain.rpn, "--proposals", chain.found)
+    told = run(*extract, *ON_CPU, "--layers", "fc7,logits", "--out", out, fails=True)
+    assert "no layer 'logits', only pool5, fc6, fc7" in sentence(told)
+    run(*extract, *ON_CPU, "--layers", "fc7", "--out", features)
+    told = chain.detect(out, "--features", features, fails=True)
+    assert "has no layer 'logits'" in sentence(told)
+    assert not out.exists()
+
+
+def test_outputs_that_learnt_nothing_start_anew(chain: Chain, tmp_path: Path) -> None:
+    """As those of a network do: normalised without being changed, and found in the model file."""
+    model = tmp_path / "m.h5"
+    words = ("finetune", *chain.data, *SYSTEMS["faster"], *TUNING, "--iterations", 0)
+    run(*words, "--init", chain.rpn, "--seed", 3, "--out", model)
+    own, before = tensors_of(model), tensors_of(chain.rpn)
+    assert not np.array_equal(own["class_scores.weight"], before["class_scores.weight"])
+    assert float(own["box_deltas.weight"].std()) == pytest.approx(0.001, rel=0.1)
+    assert np.array_equal(own["rpn.objectness.weight"], before["rpn.objectness.weight"])
+    assert read_model(chain.rpn).architecture["outputs_learnt"] is False
+    assert "outputs_learnt" not in read_model(model).architecture
 
 
 def changed(chain: Chain, folder: Path, change: Any) -> tuple[Path, str, str]:
@@ -168,23 +192,14 @@ def test_a_thin_image(chain: Chain, tmp_path: Path) -> None:
     data = changed(chain, tmp_path / "data", thin)
     pixels = np.full((1, 400, 3), 90, np.uint8)
     Image.fromarray(pixels).save(tmp_path / "data" / "images" / "train" / "000.png")
-    told = "image '0': images scaled to 120 x 1 pixels are too small for demo"
-    out = ("--out", tmp_path / "no.h5")
-    for stage in ("detect", "propose --method rpn"):
-        refused = run(*stage.split(), *data, "--model", chain.faster, *ON_CPU, *out, fails=True)
-        assert told in sentence(refused)
-    # A pyramid's images are padded to whole cells of its coarsest map.
-    run("detect", *data, "--model", chain.fpn, *ON_CPU, "--out", tmp_path / "d.h5")
-    found = read_detections(tmp_path / "d.h5")
-    boxes = found.boxes[: found.offsets[1]]
-    assert len(boxes) > 0
-    assert ((boxes >= 0) & (boxes <= (400, 1, 400, 1))).all()
-    # One that is alone in a batch leaves no cell either; beside others it is padded.
+    for name in DETECTORS:
+        run("detect", *data, "--model", getattr(chain, name), *ON_CPU, "--out", tmp_path / "d.h5")
+        found = read_detections(tmp_path / "d.h5")
+        boxes = found.boxes[: found.offsets[1]]
+        assert (len(boxes) > 0) == (name == "fpn")  # the other has a least side
+        assert ((boxes >= 0) & (boxes <= (400, 1, 400, 1))).all()
     words = ("finetune", *data, *SYSTEMS["rpn"], *TUNING, "--init", chain.weights)
-    refused = run(*words, "--images", 1, "--iterations", 16, *out, fails=True)
-    assert "120 x 1 pixels are too small for demo" in sentence(refused)
-    assert sentence(refused).endswith("; the batch's images: 0")
-    run(*words, "--out", tmp_path / "m.h5")
+    run(*words, "--images", 1, "--iterations", 16, "--out", tmp_path / "m.h5")
     assert np.isfinite(read_model(tmp_path / "m.h5").curves["loss"]).all()
 
 
