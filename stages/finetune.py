@@ -234,7 +234,10 @@ _UNRECORDED = (
     show_default="never",
 )
 @click.option(
-    "--accumulate", type=_positive, default=1, help="Parts a batch is computed in, to save memory."
+    "--accumulate",
+    type=_positive,
+    default=1,
+    help="Parts a batch is computed in, to save memory; detectors average regions within each.",
 )
 @click.option(
     "--log-every", type=_positive, default=100, help="Iterations of a point of the curves."

@@ -1,6 +1,7 @@
 """The journal of unfinished work: a file of compressed chunks for each column, and a lock."""
 
 import fcntl
+import logging
 import struct
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from rcnnpipe.errors import ArtifactError
 
+_log = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
 _CHUNK_BYTES = 2**19  # large enough to compress well, small enough to read a few rows quickly
 _FRAME = struct.Struct("<Q")  # the length that stands before each chunk in a journal file
@@ -113,3 +115,14 @@ def clear_if_empty(partial: Path) -> None:
     """Remove a folder of unfinished work, unless that of other settings stands there as well."""
     if not any(partial.iterdir()):
         partial.rmdir()
+
+
+def tell_of_others(folder: Path) -> None:
+    """Name unfinished work on the same file with other settings or inputs: it stays until asked."""
+    others = [f"{place}/" for place in sorted(folder.parent.glob("*/")) if place != folder]
+    if others:
+        _log.info(
+            "unfinished work of other settings or inputs stays in %s; run with those to go on with "
+            "it, or remove it",
+            ", ".join(others),
+        )

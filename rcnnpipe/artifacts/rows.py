@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rcnnpipe.artifacts.codec import Codec, codec_named
-from rcnnpipe.artifacts.journal import JournalColumn, clear_if_empty, locked
+from rcnnpipe.artifacts.journal import JournalColumn, clear_if_empty, locked, tell_of_others
 from rcnnpipe.artifacts.newfile import new_file
 from rcnnpipe.artifacts.store import (
     Header,
@@ -79,6 +79,7 @@ class RowWriter:
         self._codec: Codec = codec_named(compression)
         self._folder = partial_of(path) / f"{header.id}-{compression}"
         self._folder.mkdir(parents=True, exist_ok=True)
+        tell_of_others(self._folder)
         self._lock = locked(self._folder / "lock", path)
         self._columns = [JournalColumn(self._folder, name, *spec) for name, spec in columns.items()]
         self._counts: list[int] = []

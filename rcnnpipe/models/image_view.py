@@ -46,7 +46,8 @@ class ImageView:
             raise SettingError(f"shorter sides of '{scales}' pixels: give one or more above 0")
         if self.longest < max(self.scales):
             raise SettingError(
-                f"a longest side of {self.longest} pixels is below a shorter side of {scales}"
+                f"a longest side of {self.longest} pixels is below a shorter side of {scales}; "
+                "raise --longest or lower --scales"
             )
         if self.multiple < 1:
             raise SettingError(f"padding to multiples of {self.multiple} pixels: give 1 or more")

@@ -43,8 +43,8 @@ def write_torchvision(path: Path, model: Model) -> int:
 
     if "detector" not in model.architecture:
         raise SettingError(
-            "--format torchvision is for detectors with a feature pyramid, which this model is "
-            "not; a network alone goes by --format safetensors, under torchvision's names"
+            "--format torchvision is for detectors with a feature pyramid, and this model is a "
+            "network alone, which goes by --format safetensors, under torchvision's names"
         )
     detector = build_detector(model.architecture, model.tensors)
     return _write(path, model, exported_tensors(detector), {"torchvision": arguments(detector)})

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcnnpipe.artifacts.journal import locked
+from rcnnpipe.artifacts.journal import locked, tell_of_others
 from rcnnpipe.artifacts.store import partial_of
 
 _log = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ def unfinished(path: Path, identity: str, *, first: bool = True) -> Iterator[Pat
         yield folder
         return
     folder.mkdir(parents=True, exist_ok=True)
+    tell_of_others(folder)
     with locked(folder / "lock", path):
         try:
             yield folder

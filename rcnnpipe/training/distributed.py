@@ -1,7 +1,9 @@
 """Several ranks under torchrun: who this process is, where it computes, and sums over all ranks.
 
 Every rank draws the same batches and computes its share of each; gradients are summed, so the
-step is the one that a single process would have made.
+step is the one that a single process would have made; nearly so for detectors, which average the
+loss of regions within the images of a rank (or of a part of ``--accumulate``), where some of their
+images have fewer regions to sample than others.
 """
 
 import os

@@ -81,7 +81,10 @@ def test_interrupted_work_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> No
     assert digest(path) == digest(tmp_path / "whole.h5")
 
 
-def test_other_settings_neither_use_nor_destroy_unfinished_work(tmp_path: Path) -> None:
+def test_other_settings_neither_use_nor_destroy_unfinished_work(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     path = tmp_path / "f.h5"
     run(path, until=20)
     other = make_header("features", stage="t", version=2, settings={}, inputs={}, classes=("b",))
@@ -89,7 +92,10 @@ def test_other_settings_neither_use_nor_destroy_unfinished_work(tmp_path: Path) 
         assert writer.done == 0
         writer.append(rows(1))
         writer.finish()
+    assert f"other settings or inputs stays in {path}.partial/" in caplog.text
+    caplog.clear()
     assert run(path) == 20
+    assert "other settings" not in caplog.text
 
 
 @pytest.mark.parametrize(

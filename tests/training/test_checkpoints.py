@@ -70,15 +70,21 @@ def test_a_full_disk_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.npz"]
 
 
-def test_unfinished_work_of_other_settings_stays(tmp_path: Path) -> None:
+def test_unfinished_work_of_other_settings_stays_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     out = tmp_path / "out.h5"
     for name in ("one", "two"):
         save_checkpoint(tmp_path / "out.h5.partial" / name, TENSORS, STATE)
     with unfinished(out, "one") as folder:
         assert load_checkpoint(folder) is not None
+    assert f"other settings or inputs stays in {tmp_path}/out.h5.partial/two/;" in caplog.text
     assert load_checkpoint(tmp_path / "out.h5.partial" / "two") is not None
+    caplog.clear()
     with unfinished(out, "two"):
         pass
+    assert not caplog.text
     assert not list(tmp_path.iterdir())
 
 
