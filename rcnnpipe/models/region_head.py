@@ -46,11 +46,13 @@ def head_modules(channels: int, side: int, hidden: int, convolutions: int) -> di
 def initialise_head(head: dict[str, nn.Module], generator: torch.Generator) -> None:
     """First values, drawn on the CPU: Detectron's for fully connected layers.
 
+    Its ``XavierFill`` counts inputs alone: U(-sqrt(3 / fan in), sqrt(3 / fan in)).
+
     Convolutions N(0, 2 / fan out) (He et al. 2015), as torchvision's; their norms the identity.
     """
     for module in (one for part in head.values() for one in part.modules()):
         if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight, generator=generator)
+            nn.init.kaiming_uniform_(module.weight, a=1, generator=generator)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(

@@ -136,6 +136,14 @@ def test_first_values_are_the_generators() -> None:
         assert all(bool(torch.isfinite(value).all()) for value in one.values())
 
 
+def test_the_head_of_a_neck_begins_as_detectrons() -> None:
+    detector = detector_of(parts=neck_parts, loud=False)
+    for layer in (detector.fc6, detector.fc7):
+        bound = (3 / layer.in_features) ** 0.5  # Caffe2's XavierFill
+        assert 0.97 * bound < float(layer.weight.detach().abs().max()) <= bound
+        assert not layer.bias.any()
+
+
 @pytest.mark.parametrize(
     ("name", "window", "box", "layers"),
     [
