@@ -37,9 +37,9 @@ def run(*words: object) -> str:
     return result.stdout
 
 
-def model_of(weights: Path, side: int, classes: int) -> FasterRCNN:
+def model_of(weights: Path, side: int, classes: int, seed: int = 0) -> FasterRCNN:
     """As ``fasterrcnn_resnet50_fpn``, on ResNet-18 with ImageNet's weights."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=3)
     with np.load(weights) as values:
         given = {name: torch.from_numpy(values[name]) for name in values.files}
@@ -66,7 +66,7 @@ def train_theirs(model: FasterRCNN, dataset: Dataset, options: argparse.Namespac
     learnt = [values for values in model.parameters() if values.requires_grad]
     optimizer = torch.optim.SGD(learnt, lr=options.lr, momentum=MOMENTUM, weight_decay=DECAY)
     rates = warmed_up(steps(options.lr, options.step, 0.1), options.warm_up)
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(options.seed)
     order: list[int] = []
     for iteration in range(options.iterations):
         while len(order) < IMAGES:
@@ -123,6 +123,7 @@ def ours(options: argparse.Namespace, data: Path, folder: Path) -> tuple[float, 
     words += f" --foreground {IMAGES * REGIONS // 4} --pre-nms {PROPOSALS} --post-nms {PROPOSALS}"
     words += f" --lr {options.lr} --iterations {options.iterations} --step {options.step}"
     words += f" --warm-up {options.warm_up} --no-mirror --box-beta {options.box_beta}"
+    words += f" --seed {options.seed}"
     started = time.perf_counter()
     learn = ("finetune", data, "--split", "train", "--system", "fpn", "--init", options.weights)
     run(*learn, *words.split(), *cpu, "--out", model)
@@ -137,7 +138,7 @@ def ours(options: argparse.Namespace, data: Path, folder: Path) -> tuple[float, 
 def theirs(options: argparse.Namespace, data: Path, folder: Path) -> tuple[float, float, str]:
     """The same of torchvision's."""
     dataset, held = open_dataset(data, "train"), open_dataset(data, "val")
-    model = model_of(options.weights, options.side, len(dataset.classes))
+    model = model_of(options.weights, options.side, len(dataset.classes), options.seed)
     started = time.perf_counter()
     train_theirs(model, dataset, options)
     trained = time.perf_counter()
@@ -155,6 +156,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=50)
     parser.add_argument("--lr", type=float, default=0.005)
     parser.add_argument("--box-beta", type=float, default=1 / 9, help="torchvision's, or 1")
+    parser.add_argument("--seed", type=int, default=0, help="of first values and of the order")
     parser.add_argument("--only", choices=("ours", "theirs"))
     options = parser.parse_args()
     options.weights = DATA / "imagenet_weights" / "resnet18_pqf.npz"
