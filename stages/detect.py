@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rcnnpipe.artifacts.store import Header
     from rcnnpipe.datasets import Dataset
 
-VERSION = 1
+VERSION = 2  # detectors pad their layers, VGG16 pools with sizes rounded up
 
 # What --candidates have behind them, and what they do not need.
 _OF_SCORING = (

@@ -28,7 +28,7 @@ from rcnnpipe.options import (
 if TYPE_CHECKING:
     from rcnnpipe.artifacts.rows import RowWriter
 
-VERSION = 1
+VERSION = 2  # detectors pad their layers, VGG16 pools with sizes rounded up
 # Options that choose regions and look at images, which --pooled does not.
 _OF_IMAGES = (
     *("data", "split", "proposals", "max_proposals", "truth", "difficult", "crowd"),

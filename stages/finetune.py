@@ -33,7 +33,7 @@ from rcnnpipe.system_options import (
 from rcnnpipe.systems.fast import BETA
 from rcnnpipe.systems.rcnn import CROPS
 
-VERSION = 1
+VERSION = 2  # detectors pad their layers, VGG16 pools with sizes rounded up
 
 _count = click.IntRange(min=0)
 _positive = click.IntRange(min=1)

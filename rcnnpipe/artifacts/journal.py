@@ -118,11 +118,28 @@ def clear_if_empty(partial: Path) -> None:
 
 
 def tell_of_others(folder: Path) -> None:
-    """Name unfinished work on the same file with other settings or inputs: it stays until asked."""
-    others = [f"{place}/" for place in sorted(folder.parent.glob("*/")) if place != folder]
-    if others:
+    """Name unfinished work on the same file with other settings or inputs: it stays until asked.
+
+    Folders begin with an artifact's id; those of the same id are shares of this very work, by other
+    ranks or otherwise compressed. What another process has locked is being worked at.
+    """
+    own = folder.name.partition("-")[0]
+    others = sorted(one for one in folder.parent.glob("*/") if not one.name.startswith(own))
+    left = [f"{one}/" for one in others if not _is_locked(one / "lock")]
+    if left:
         _log.info(
             "unfinished work of other settings or inputs stays in %s; run with those to go on with "
             "it, or remove it",
-            ", ".join(others),
+            ", ".join(left),
         )
+
+
+def _is_locked(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open() as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -106,7 +106,10 @@ def _detector_of(
 
 
 def _tell_of_what_stays(detector: Detector, system: str) -> None:
-    """Ren et al. 2015, step 4: what is not trained needs the maps that it has learnt on."""
+    """Ren et al. 2015, step 4: what is not trained needs the maps that it has learnt on.
+
+    A classifier over maps that only an RPN trains is none any more.
+    """
     cut, network = detector.parts.cut, detector.network
     stays = {"fast": detector.rpn is not None, "rpn": detector.outputs_learnt}.get(system, False)
     if not stays or cut is None:
@@ -114,13 +117,16 @@ def _tell_of_what_stays(detector: Detector, system: str) -> None:
     names = network.layer_names
     below = [network.architecture.layers[x].modules for x in names[: names.index(cut.map) + 1]]
     modules = [network.get_submodule(path) for paths in below for path in paths]
-    if any(values.requires_grad for module in modules for values in module.parameters()):
-        _log.warning(
-            "the %s of --init stays as it is, but the maps it looks at are trained and it will no "
-            "longer find %s on them; --train-from %s keeps them",
-            *(("RPN", "regions") if system == "fast" else ("classifier", "objects")),
-            names[names.index(cut.source) + 1],
-        )
+    if not any(values.requires_grad for module in modules for values in module.parameters()):
+        return
+    if system == "rpn":
+        detector.outputs_learnt = False
+    _log.warning(
+        "the %s of --init stays as it is, but the maps it looks at are trained and it will no "
+        "longer find %s on them; --train-from %s keeps them",
+        *(("RPN", "regions") if system == "fast" else ("classifier", "objects")),
+        names[names.index(cut.source) + 1],
+    )
 
 
 def _parts(network: Network, options: Mapping[str, Any], before: Detector | None) -> Parts:

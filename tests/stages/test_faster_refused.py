@@ -141,6 +141,17 @@ def test_outputs_that_learnt_nothing_start_anew(chain: Chain, tmp_path: Path) ->
     assert "outputs_learnt" not in read_model(model).architecture
 
 
+def test_a_detector_whose_maps_an_rpn_trains_is_none_any_more(chain: Chain, tmp_path: Path) -> None:
+    learn = (*("finetune", *chain.data), *SYSTEMS["rpn"], *TUNING, "--init", chain.faster)
+    told = run(*learn, "--iterations", 1, "--out", tmp_path / "rpn.h5").stderr
+    assert "the classifier of --init stays as it is, but the maps it looks at are trained" in told
+    alone = sentence(chain.detect(tmp_path / "no.h5", "--model", tmp_path / "rpn.h5", fails=True))
+    assert "has learnt to propose regions alone" in alone
+    fixed = ("--train-from", "fc6", "--iterations", 1, "--out", tmp_path / "fixed.h5")
+    assert "the classifier of --init" not in run(*learn, *fixed).stderr
+    chain.detect(tmp_path / "d.h5", "--model", tmp_path / "fixed.h5")
+
+
 def changed(chain: Chain, folder: Path, change: Any) -> tuple[Path, str, str]:
     """The data set with another document and the same images, or those that ``change`` writes."""
     (folder / "annotations").mkdir(parents=True)

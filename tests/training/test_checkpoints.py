@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,15 @@ def test_unfinished_work_of_other_settings_stays_and_is_told(
 ) -> None:
     caplog.set_level("INFO")
     out = tmp_path / "out.h5"
-    for name in ("one", "two"):
+    for name in ("one", "two", "one-of-2"):  # the last, another rank's share of the same work
         save_checkpoint(tmp_path / "out.h5.partial" / name, TENSORS, STATE)
     with unfinished(out, "one") as folder:
         assert load_checkpoint(folder) is not None
     assert f"other settings or inputs stays in {tmp_path}/out.h5.partial/two/;" in caplog.text
+    shutil.rmtree(tmp_path / "out.h5.partial" / "one-of-2")
     assert load_checkpoint(tmp_path / "out.h5.partial" / "two") is not None
     caplog.clear()
-    with unfinished(out, "two"):
+    with unfinished(out, "two"), unfinished(out, "three"):  # the first is being worked at
         pass
     assert not caplog.text
     assert not list(tmp_path.iterdir())
