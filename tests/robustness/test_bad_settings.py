@@ -139,8 +139,6 @@ def scaled_whole(name: str, stage: str, scale: int, *says: str) -> None:
 
 
 for stage in ("finetune-fast", "detect-fast"):
-    scaled_whole("images without a cell", stage, 4, "scaled to 5 x 4 pixels are too small", "raise")
-    scaled_whole("images of one pixel", stage, 1, "scaled to 1 x 1 pixels are too small", "raise")
     for power in (7, 12, 23):
         told = ("does not fit into the memory", "lower --scales")
         scaled_whole(f"images of 10^{power} pixels", stage, 10**power, *told)
