@@ -250,7 +250,7 @@ def test_ablations_change_the_parts_they_name(chain: Chain, tmp_path: Path) -> N
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_it_learns_to_find_things(system: str, chain: Chain, tmp_path: Path) -> None:
     model, found, scores = tmp_path / "m.h5", tmp_path / "found.h5", tmp_path / "scores"
-    more = (40, "--lr", 0.02, "--straddle", "keep") if system == "rpn" else (30, "--lr", 0.01)
+    more = (40, "--lr", 0.02, "--straddle", "keep") if system == "rpn" else (60, "--lr", 0.02)
     chain.finetune(system, model, "--log-every", 8, "--iterations", *more)
     curves = read_model(model).curves
     assert curves["objectness-loss"][-1] < 0.4 * curves["objectness-loss"][0]
