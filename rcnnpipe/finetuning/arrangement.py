@@ -71,7 +71,6 @@ def detector_to_train(
         put_empty_pairs(detector, before.compressed, detector.linear_layers.values())
     usable = before is not None and before.outputs_learnt and not options["new_outputs"]
     learnt = usable and known == tuple(classes)
-    detector.outputs_learnt = learnt or options["system"] != "rpn"
     if before is not None:
         if known != tuple(classes):
             _log.info("the detector of --init knows other classes; its outputs start anew")
@@ -83,7 +82,11 @@ def detector_to_train(
         _train_alone(detector, "class_scores", "box_deltas", "rpn")
     else:
         freeze_below(detector.network, train_from)
-    _tell_of_what_stays(detector, options["system"])
+    maps_change = _trains_maps(detector)
+    # A classifier over maps that only an RPN trains is none any more.
+    detector.outputs_learnt = options["system"] != "rpn" or (learnt and not maps_change)
+    if maps_change:
+        _tell_of_what_stays(detector, options["system"], learnt)
     resolved |= {"network": name, "train-from": train_from, "parts": parts.settings()}
     return detector, resolved, learnt
 
@@ -105,22 +108,24 @@ def _detector_of(
     return detector, header.classes
 
 
-def _tell_of_what_stays(detector: Detector, system: str) -> None:
-    """Ren et al. 2015, step 4: what is not trained needs the maps that it has learnt on.
-
-    A classifier over maps that only an RPN trains is none any more.
-    """
+def _trains_maps(detector: Detector) -> bool:
+    """Whether anything learns below the map that a cut network gives."""
     cut, network = detector.parts.cut, detector.network
-    stays = {"fast": detector.rpn is not None, "rpn": detector.outputs_learnt}.get(system, False)
-    if not stays or cut is None:
-        return
+    if cut is None:
+        return False
     names = network.layer_names
     below = [network.architecture.layers[x].modules for x in names[: names.index(cut.map) + 1]]
     modules = [network.get_submodule(path) for paths in below for path in paths]
-    if not any(values.requires_grad for module in modules for values in module.parameters()):
+    return any(values.requires_grad for module in modules for values in module.parameters())
+
+
+def _tell_of_what_stays(detector: Detector, system: str, learnt: bool) -> None:
+    """Ren et al. 2015, step 4: what is not trained needs the maps that it has learnt on."""
+    stays = {"fast": detector.rpn is not None, "rpn": learnt}.get(system, False)
+    if not stays:
         return
-    if system == "rpn":
-        detector.outputs_learnt = False
+    cut, names = detector.parts.cut, detector.network.layer_names
+    assert cut is not None
     _log.warning(
         "the %s of --init stays as it is, but the maps it looks at are trained and it will no "
         "longer find %s on them; --train-from %s keeps them",
