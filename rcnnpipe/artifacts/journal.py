@@ -135,11 +135,8 @@ def tell_of_others(folder: Path) -> None:
 
 
 def _is_locked(file: Path) -> bool:
-    if not file.is_file():
-        return False
-    with file.open() as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    try:
+        locked(file, file).close()
+    except ArtifactError:
+        return True
     return False
