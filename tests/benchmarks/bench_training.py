@@ -37,7 +37,7 @@ def run(*words: object) -> str:
     return result.stdout
 
 
-def model_of(weights: Path, side: int, classes: int, seed: int = 0) -> FasterRCNN:
+def model_of(weights: Path, side: int, classes: int, seed: int) -> FasterRCNN:
     """As ``fasterrcnn_resnet50_fpn``, on ResNet-18 with ImageNet's weights."""
     torch.manual_seed(seed)
     backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=3)

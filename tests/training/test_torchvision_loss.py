@@ -22,6 +22,7 @@ from tests.training.made import draw_records
 SIDE, PROPOSALS = 160, 500
 ALL = 10**6  # so many are sampled that nothing is left to chance
 BETA = 1 / 9  # theirs is fixed
+# Below: some ten and six times what was measured, for processors round otherwise.
 
 
 def test_losses_and_gradients_are_torchvisions(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_losses_and_gradients_are_torchvisions(tmp_path: Path) -> None:
     }
     for their_name, name in named.items():
         value, count = ours.shares[name]
-        assert float(value / count) == pytest.approx(float(theirs[their_name].detach()), rel=1e-3)
+        assert float(value / count) == pytest.approx(float(theirs[their_name].detach()), rel=1e-5)
     gradients = {name: values.grad for name, values in model.named_parameters()}
     layout = layout_of(detector)
     compared = 0
@@ -93,6 +94,6 @@ def test_losses_and_gradients_are_torchvisions(tmp_path: Path) -> None:
         if values.grad is None:
             continue
         assert expected is not None, name
-        assert float((values.grad - expected).norm() / expected.norm()) < 5e-3, name
+        assert float((values.grad - expected).norm() / expected.norm()) < 1e-3, name
         compared += 1
     assert compared == 50  # 20 convolutions, and pairs: 8 of the neck, 3 of the RPN, 4 of the head
