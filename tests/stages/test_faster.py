@@ -525,10 +525,11 @@ def test_a_fine_tuning_that_was_stopped_goes_on(
 
 
 def test_parts_of_a_batch_add_up(chain: Chain, tmp_path: Path) -> None:
-    # FPN's head has no dropout, whose masks would differ.
+    # Of regions tests/training/test_detecting.py shows it: a fresh RPN's scores are so near to each
+    # other that rounding, which differs from processor to processor, changes the order of proposals.
     more = ("--iterations", 2, "--log-every", 1)
-    chain.finetune("fpn", tmp_path / "one.h5", *more)
-    chain.finetune("fpn", tmp_path / "two.h5", *more, "--accumulate", 2)
+    chain.finetune("rpn", tmp_path / "one.h5", *more)
+    chain.finetune("rpn", tmp_path / "two.h5", *more, "--accumulate", 2)
     same_training(tmp_path / "one.h5", tmp_path / "two.h5")
 
 
