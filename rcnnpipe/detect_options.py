@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # What has no meaning with each kind of suppression.
 _UNUSED = {GREEDY: ("sigma", "soft_floor"), LINEAR: ("sigma",), GAUSSIAN: ("nms_overlap",)}
 # Options that are not recorded while they ask for nothing.
-OFF = {"suppression": GREEDY, "class_agnostic": False, "flip": False}
+OFF = {"suppression": GREEDY, "class_agnostic": False, "flip": False, "images": 1}
 
 
 def suppression_options(command: Decorated) -> Decorated:

@@ -264,6 +264,13 @@ scales_option = click.option(
     help="Shorter sides of the image, for a network with a pyramid; by default the model's.",
     show_default=False,
 )
+# Changes the last bits at most; not recorded while it is 1.
+images_option = click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Of the next so many images, a detector looks at those of one size at once.",
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout."
 )

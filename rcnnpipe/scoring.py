@@ -36,6 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "scales": None,
     "flip": False,
+    "images": 1,
 }
 
 

@@ -7,6 +7,7 @@ first rank puts them together in the order of the images. What comes out has the
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +43,7 @@ def write_rows(
     label: str,
     compression: str = "gzip",
     compress_workers: int = 1,
+    together: int = 1,
 ) -> None:
     """Write an artifact with rows per image; goes on where an earlier run was stopped.
 
@@ -51,13 +53,16 @@ def write_rows(
         produce: given numbers of images, makes the rows of each of them, in that order.
         finish: finishes the whole.
         label: what is being done, for the progress bar.
+        together: images that ``produce`` works on at once. Where an earlier run was stopped within
+            such a group, the whole group is made again, so that its rows are the same.
     """
     rank = this_rank()
     options: dict[str, Any] = {"compression": compression, "compress_workers": compress_workers}
 
     def fill(writer: RowWriter, numbers: Sequence[int]) -> None:
-        left = numbers[writer.done :]
-        for rows in track(produce(left), len(numbers), label, done=writer.done):
+        again = writer.done % together
+        left = islice(produce(numbers[writer.done - again :]), again, None)
+        for rows in track(left, len(numbers), label, done=writer.done):
             writer.append(rows)
 
     if rank.world > 1:

@@ -19,6 +19,7 @@ from rcnnpipe.options import (
     StageCommand,
     data_argument,
     device_option,
+    images_option,
     out_option,
     precision_option,
     refuse_given,
@@ -42,7 +43,7 @@ VERSION = 2  # detectors pad their layers, VGG16 pools with sizes rounded up
 # What --candidates have behind them, and what they do not need.
 _OF_SCORING = (
     *("scales", "flip", "refine", "score_threshold", "max_per_image", "max_proposals"),
-    "suppress_first",
+    *("suppress_first", "images"),
 )
 _OF_THE_NETWORK = ("seed", "batch_size", "precision", "device")
 
@@ -92,6 +93,7 @@ _OF_THE_NETWORK = ("seed", "batch_size", "precision", "device")
 )
 @click.option("--max-proposals", type=click.IntRange(min=0), default=0, help="Best of an image.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, help="Windows at once.")
+@images_option
 @click.option(
     "--suppress-first",
     is_flag=True,
@@ -146,7 +148,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if options["features"] is not None:
         refuse_given(
             ctx,
-            ("proposals", "max_proposals", "scales", "flip"),
+            ("proposals", "max_proposals", "scales", "flip", "images"),
             "with --features, whose regions are taken as they are",
         )
     device = choose_device(options["device"], options["precision"])
@@ -184,6 +186,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
                 produce,
                 lambda writer: _finish(writer, out, header, options),
                 label="detect",
+                together=options["images"],
             )
     seconds = time.monotonic() - started
     say(f"wrote {out} ({len(dataset.records)} images, {seconds:.0f} s)")

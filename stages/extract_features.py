@@ -14,6 +14,7 @@ from rcnnpipe.options import (
     CommaList,
     StageCommand,
     device_option,
+    images_option,
     out_option,
     precision_option,
     refuse_given,
@@ -32,8 +33,9 @@ VERSION = 2  # detectors pad their layers, VGG16 pools with sizes rounded up
 # Options that choose regions and look at images, which --pooled does not.
 _OF_IMAGES = (
     *("data", "split", "proposals", "max_proposals", "truth", "difficult", "crowd"),
-    *("scales", "random_scales", "mirror", "seed"),
+    *("scales", "random_scales", "mirror", "seed", "images"),
 )
+_OFF = {"images": 1}  # is not recorded while it asks for nothing
 
 
 @click.command("extract-features", cls=StageCommand)
@@ -86,6 +88,7 @@ _OF_IMAGES = (
     default="gzip",
     help="Of the file.",
 )
+@images_option
 @seed_option
 @precision_option
 @device_option
@@ -143,7 +146,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         "features",
         stage="extract-features",
         version=VERSION,
-        settings=stage_settings(ctx) | {"device": device.type},
+        settings=stage_settings(ctx, (), _OFF) | {"device": device.type},
         inputs=inputs,
         classes=names,
         software=["torch", "torchvision"],
@@ -190,6 +193,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             label="extract-features",
             compression=options["compression"],
             compress_workers=max(1, workers),
+            together=options["images"],
         )
     seconds = time.monotonic() - started
     say(f"wrote {out} ({rows} regions, {', '.join(layers)}, {seconds:.0f} s)")
@@ -224,7 +228,7 @@ def _run_behind(ctx: click.Context, options: dict[str, Any]) -> int:
             "features",
             stage="extract-features",
             version=VERSION,
-            settings=stage_settings(ctx) | {"device": device.type},
+            settings=stage_settings(ctx, (), _OFF) | {"device": device.type},
             inputs={"pooled": source.header, "model": model},
             classes=source.header.classes,
             software=["torch"],

@@ -12,6 +12,7 @@ from rcnnpipe.options import (
     StageCommand,
     data_argument,
     device_option,
+    images_option,
     out_option,
     precision_option,
     refuse_given,
@@ -38,7 +39,7 @@ METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "selectivesearch": ((), ("pillow", "selectivesearch", "scikit-image")),
     "windows": (("overlap",), ()),
     "precomputed": (("boxes", "columns", "origin", "inclusive"), ()),
-    "rpn": (("scales", "precision", "device"), ("torch", "torchvision")),
+    "rpn": (("scales", "images", "precision", "device"), ("torch", "torchvision")),
 }
 
 
@@ -105,6 +106,7 @@ METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     help="Of rpn: a detector with an RPN, from finetune --system rpn, faster or fpn.",
 )
 @scales_option
+@images_option
 @precision_option
 @device_option
 @seed_option
@@ -132,7 +134,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     others = {name for key, (names, _) in METHODS.items() if key != method for name in names}
     if method != "rpn" and options["min_size"] is None:
         options["min_size"] = ctx.params["min_size"] = MIN_SIZE
-    settings = stage_settings(ctx, leave_out=others)
+    settings = stage_settings(ctx, others, {"images": 1})
     precomputed, rpn = None, None
     inputs: dict[str, Any] = {"data": dataset}
     if method == "rpn":
@@ -181,6 +183,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         produce,
         lambda writer: writer.finish(),
         label="propose",
+        together=options["images"],
     )
     if precomputed is not None and precomputed.left_out:
         say(
@@ -201,7 +204,7 @@ def _check_usage(ctx: click.Context, options: dict[str, Any]) -> None:
     if options["method"] == "rpn":
         refuse_given(ctx, ("resize_width",), "with --method rpn, which has --scales")
     else:
-        refuse_given(ctx, ("scales", "precision", "device"), "without --method rpn")
+        refuse_given(ctx, METHODS["rpn"][0], "without --method rpn")
     if options["resize_width"] is not None and options["method"] == "precomputed":
         raise click.UsageError("--resize-width has no meaning for precomputed boxes", ctx)
 

@@ -32,7 +32,8 @@ def extractor_for(
         layers: names of layers.
         device: where to compute.
         options: of the stage: precision, batch_size; scales, None for the network's own,
-            random_scales and seed, which only mean something where it has a pyramid.
+            random_scales and seed, which only mean something where it has a pyramid; images and
+            flip, of detectors.
         stored: whether features are for a file, float16; detectors can give float32.
         find: whether a detector is to find its regions by its RPN, at each scale as many as its
             parts say, or max_proposals of the options.
@@ -51,6 +52,11 @@ def extractor_for(
         if rules is not None and options["max_proposals"]:
             rules = replace(rules, keep=options["max_proposals"])
         return replace(found, stored=stored, proposals=rules, view=looks)
+    if options.get("images", 1) > 1:
+        raise SettingError(
+            "--images is for detectors; this network looks at the windows of one image after "
+            "another, so many at once as --batch-size says"
+        )
     if network.head is None:
         for name in ("scales", "random_scales"):
             if options.get(name):
@@ -88,6 +94,10 @@ def _of_detector(
     if options.get("random_scales"):
         raise SettingError("--random-scales is for networks with a pyramid, not for detectors")
     view = detector.parts.view.at(options.get("scales"))
+    images = options.get("images", 1)
+    if images > 1 and options.get("flip"):
+        images *= 2  # the mirrored view is as large
     return DetectorExtractor(
-        *(detector, layers, device, view, options["precision"], options["batch_size"])
+        *(detector, layers, device, view, options["precision"], options["batch_size"]),
+        images=images,
     )

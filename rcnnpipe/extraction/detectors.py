@@ -39,6 +39,7 @@ class DetectorExtractor:
         batch_size: regions that run through the head at once.
         stored: give float16, as files have it; else float32.
         proposals: find regions by the RPN first, by these rules, instead of taking those given.
+        images: of one size, whose maps are computed at once, at most.
     """
 
     detector: Detector
@@ -49,6 +50,7 @@ class DetectorExtractor:
     batch_size: int = 2000
     stored: bool = True
     proposals: ProposalRules | None = None
+    images: int = 1
 
     @torch.inference_mode()
     def __call__(self, image: npt.NDArray[np.uint8], todo: Regions) -> dict[str, Tensor]:
@@ -57,74 +59,113 @@ class DetectorExtractor:
         Where they are found here, also "boxes" (R, 4) and "scores" (R, 1) of the RPN, best first
         at each scale.
         """
-        pixels = torch.from_numpy(image).to(self.device, non_blocking=True).permute(2, 0, 1)
+        return self.several([image], [todo])[0]
+
+    @torch.inference_mode()
+    def several(
+        self, images: Sequence[npt.NDArray[np.uint8]], todo: Sequence[Regions]
+    ) -> list[dict[str, Tensor]]:
+        """The same of one or more images of one size, whose maps are computed at once."""
+        pixels = [
+            torch.from_numpy(image).to(self.device, non_blocking=True).permute(2, 0, 1)
+            for image in images
+        ]
         if self.proposals is not None:
             return self._found(pixels, todo, self.proposals)
-        boxes = torch.from_numpy(todo.boxes)
-        size = (image.shape[0], image.shape[1])
+        return self._given(pixels, todo)
+
+    def _given(self, pixels: Sequence[Tensor], todo: Sequence[Regions]) -> list[dict[str, Tensor]]:
+        """Layers of given regions, each at the scale that suits it."""
+        size = (pixels[0].shape[1], pixels[0].shape[2])
         scales = [self.view.scale_of(size, shorter) for shorter in self.view.scales]
         reference = _REFERENCE * window_factor(self.detector.network.architecture.input_size)
         sides = [scale * min(size) for scale in scales]
-        chosen = choose_scales(boxes, min(size), sides, reference, "nearest-area")
-        found: dict[str, Tensor] = {}
+        boxes = [torch.from_numpy(one.boxes) for one in todo]
+        chosen = [choose_scales(own, min(size), sides, reference, "nearest-area") for own in boxes]
+        found: list[dict[str, Tensor]] = [{} for _ in todo]
         for number, scale in enumerate(scales):
-            rows = (chosen == number).nonzero().flatten()
-            if len(rows) == 0:
+            rows = [(own == number).nonzero().flatten() for own in chosen]
+            some = [place for place, own in enumerate(rows) if len(own)]
+            if not some:
                 continue
-            maps = self._maps(pixels, scale, todo)
-            for part in torch.split(rows, self.batch_size):
-                factors = self.view.factors(size, scale)
-                for layer, values in self._regions(maps, boxes[part], factors).items():
-                    if layer not in found:
-                        found[layer] = values.new_empty((len(boxes), values.shape[1]))
-                    found[layer][part.to(self.device)] = values
-        if not found:  # no regions
-            dtype = torch.half if self.stored else torch.float
-            sizes = self.detector.layer_sizes
-            found = {x: pixels.new_empty((0, sizes[x]), dtype=dtype) for x in self.layers}
-        return {layer: found[layer] for layer in self.layers}
+            maps = self._maps([pixels[place] for place in some], scale, [todo[i] for i in some])
+            factors = self.view.factors(size, scale)
+            for place, own_maps in zip(some, _of_each(maps), strict=True):
+                for part in torch.split(rows[place], self.batch_size):
+                    layers = self._regions(own_maps, boxes[place][part], factors)
+                    for layer, values in layers.items():
+                        if layer not in found[place]:
+                            shape = (len(boxes[place]), values.shape[1])
+                            found[place][layer] = values.new_empty(shape)
+                        found[place][layer][part.to(self.device)] = values
+        return [{layer: (own or self._nothing())[layer] for layer in self.layers} for own in found]
 
-    def _found(self, pixels: Tensor, todo: Regions, rules: ProposalRules) -> dict[str, Tensor]:
+    def _nothing(self) -> dict[str, Tensor]:
+        """Layers (0, D) of an image without regions."""
+        dtype = torch.half if self.stored else torch.float
+        sizes = self.detector.layer_sizes
+        return {
+            layer: torch.empty((0, sizes[layer]), dtype=dtype, device=self.device)
+            for layer in self.layers
+        }
+
+    def _found(
+        self, pixels: Sequence[Tensor], todo: Sequence[Regions], rules: ProposalRules
+    ) -> list[dict[str, Tensor]]:
         """Regions found at every scale, with their layers; those of all scales together."""
         scales = [self._found_at(shorter, pixels, todo, rules) for shorter in self.view.scales]
-        return {name: torch.cat([one[name] for one in scales]) for name in scales[0]}
+        return [
+            {name: torch.cat([one[name] for one in own]) for name in own[0]}
+            for own in zip(*scales, strict=True)
+        ]
 
     def _found_at(
-        self, shorter: int, pixels: Tensor, todo: Regions, rules: ProposalRules
-    ) -> dict[str, Tensor]:
+        self, shorter: int, pixels: Sequence[Tensor], todo: Sequence[Regions], rules: ProposalRules
+    ) -> list[dict[str, Tensor]]:
         """Regions found on the maps that they are then pooled from, with their layers."""
-        original = (pixels.shape[1], pixels.shape[2])
+        original = (pixels[0].shape[1], pixels[0].shape[2])
         scale = self.view.scale_of(original, shorter)
         maps = self._maps(pixels, scale, todo)
         size, factors = self.view.resized_size(original, scale), self.view.factors(original, scale)
         with arithmetic(self.device, self.precision):
-            found = self.detector.find_regions(maps, [size], [factors], rules)
-        ((boxes, scores),) = found.proposals
-        boxes, left = cut(boxes, original)  # rounding may have taken them over the border
-        boxes = boxes[left]
-        values = {"boxes": boxes, "scores": scores[left, None]}
-        parts = [
-            self._regions(maps, part, factors) for part in torch.split(boxes, self.batch_size or 1)
-        ]
-        for layer in self.layers:
-            values[layer] = torch.cat([part[layer] for part in parts])
-        return values
+            count = len(pixels)
+            found = self.detector.find_regions(maps, [size] * count, [factors] * count, rules)
+        all_values = []
+        for own_maps, (boxes, scores) in zip(_of_each(maps), found.proposals, strict=True):
+            boxes, left = cut(boxes, original)  # rounding may have taken them over the border
+            boxes = boxes[left]
+            values = {"boxes": boxes, "scores": scores[left, None]}
+            parts = [
+                self._regions(own_maps, part, factors)
+                for part in torch.split(boxes, self.batch_size or 1)
+            ]
+            for layer in self.layers:
+                values[layer] = torch.cat([part[layer] for part in parts])
+            all_values.append(values)
+        return all_values
 
-    def _maps(self, pixels: Tensor, scale: float, todo: Regions) -> list[Tensor]:
-        size = self.view.resized_size((pixels.shape[1], pixels.shape[2]), scale)
+    def _maps(
+        self, pixels: Sequence[Tensor], scale: float, todo: Sequence[Regions]
+    ) -> list[Tensor]:
+        """Maps [(N, C, H, W)] of N images of one size."""
+        size = self.view.resized_size((pixels[0].shape[1], pixels[0].shape[2]), scale)
+        names = ", ".join(f"'{one.record.image_id}'" for one in todo)
+        what = f"image {names}" if len(todo) == 1 else f"images {names} together"
         try:
-            resized = resize(self.detector.network.preprocessing.apply(pixels), size)
+            apply = self.detector.network.preprocessing.apply
+            resized = [resize(apply(one), size) for one in pixels]
             with arithmetic(self.device, self.precision):
-                return self.detector.maps(to_batch([resized], self.view.multiple))
+                return self.detector.maps(to_batch(resized, self.view.multiple))
         except (RuntimeError, MemoryError) as error:
             if not is_lack_of_memory(error):
                 raise
+            fits, lower = ("does", "") if len(todo) == 1 else ("do", "--images or ")
             raise SettingError(
-                f"image '{todo.record.image_id}', scaled to {size[1]} x {size[0]} pixels, does not "
-                "fit into the memory; lower --scales"
+                f"{what}, scaled to {size[1]} x {size[0]} pixels, {fits} not fit into the memory; "
+                f"lower {lower}--scales"
             ) from error
         except SettingError as error:
-            raise SettingError(f"image '{todo.record.image_id}': {error}") from error
+            raise SettingError(f"{what}: {error}") from error
 
     def _regions(
         self, maps: list[Tensor], boxes: Tensor, factors: tuple[float, float]
@@ -138,3 +179,8 @@ class DetectorExtractor:
             layer: as_stored(values) if self.stored else values.flatten(1).float()
             for layer, values in found.items()
         }
+
+
+def _of_each(maps: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Maps [(N, C, H, W)] of N images as [(1, C, H, W)] of each."""
+    return [[one[n : n + 1] for one in maps] for n in range(len(maps[0]))]

@@ -4,10 +4,11 @@ Vocabulary: R regions of an image, K classes, D length of one region's features 
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,10 @@ class Regions:
     mirrored: bool = False
 
 
+Decoded = tuple[Regions, npt.NDArray[np.uint8]]
+Computed = tuple[Regions, dict[str, Tensor]]
+
+
 class Extractor(Protocol):
     """A network that makes features of regions."""
 
@@ -62,6 +67,20 @@ class Extractor(Protocol):
             layer -> (R, D) float16 on the device, where CUDA may still be computing them, and
             further columns (R, ...) that say where they come from.
         """
+
+
+@runtime_checkable
+class SeveralExtractor(Extractor, Protocol):
+    """An extractor that can look at several images of one size at once."""
+
+    @property
+    def images(self) -> int:
+        """How many at most."""
+
+    def several(
+        self, images: Sequence[npt.NDArray[np.uint8]], todo: Sequence[Regions]
+    ) -> list[dict[str, Tensor]]:
+        """What a call gives for each of several images of one size."""
 
 
 def arithmetic(device: torch.device, precision: str) -> AbstractContextManager[Any]:
@@ -97,9 +116,8 @@ def extract(
     Yields:
         the regions, and layer -> (R, D) float16.
     """
-    computing: tuple[Regions, dict[str, Tensor]] | None = None
-    for todo, image in ahead(_decode, regions, workers):
-        started = (todo, extractor(image, todo))
+    computing: Computed | None = None
+    for started in _computed(extractor, ahead(_decode, regions, workers)):
         if extractor.device.type != "cuda":
             yield _fetched(*started)
             continue
@@ -110,7 +128,24 @@ def extract(
         yield _fetched(*computing)
 
 
-def _decode(todo: Regions) -> tuple[Regions, npt.NDArray[np.uint8]]:
+def _computed(extractor: Extractor, decoded: Iterator[Decoded]) -> Iterator[Computed]:
+    """Features of one image after another, or of those of one size among the next few at once.
+
+    "The next few" are counted from the first image, so that going on later makes the same batches.
+    """
+    if not isinstance(extractor, SeveralExtractor) or extractor.images == 1:
+        yield from ((todo, extractor(image, todo)) for todo, image in decoded)
+        return
+    while some := list(islice(decoded, extractor.images)):
+        found: dict[int, dict[str, Tensor]] = {}
+        for size in dict.fromkeys(image.shape for _, image in some):
+            alike = [number for number, (_, image) in enumerate(some) if image.shape == size]
+            images, todo = [some[i][1] for i in alike], [some[i][0] for i in alike]
+            found |= dict(zip(alike, extractor.several(images, todo), strict=True))
+        yield from ((todo, found[number]) for number, (todo, _) in enumerate(some))
+
+
+def _decode(todo: Regions) -> Decoded:
     pixels = read_pixels(todo.record)
     return todo, np.ascontiguousarray(pixels[:, ::-1]) if todo.mirrored else pixels
 

@@ -21,8 +21,8 @@ def open_rpn(options: Mapping[str, Any], inputs: dict[str, Any]) -> DetectorExtr
     """What finds the boxes of an image.
 
     Args:
-        options: of the stage: model, device, precision, scales, max_boxes, min_size (None: the
-            model's own).
+        options: of the stage: model, device, precision, scales, images, max_boxes, min_size (None:
+            the model's own).
         inputs: the model's header is added to it.
 
     Raises:
@@ -47,7 +47,11 @@ def open_rpn(options: Mapping[str, Any], inputs: dict[str, Any]) -> DetectorExtr
         min_size=usual.min_size if options["min_size"] is None else options["min_size"],
         resized=False,
     )
-    return DetectorExtractor(*(detector, (), device, view, options["precision"]), proposals=rules)
+    return DetectorExtractor(
+        *(detector, (), device, view, options["precision"]),
+        proposals=rules,
+        images=options["images"],
+    )
 
 
 def propose_by(

@@ -8,7 +8,7 @@ Decoded images are at hand for both; preparing them is timed with the rest.
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -169,6 +169,21 @@ def report(what: str, rounds: list[list[float]]) -> None:
     )
 
 
+@torch.inference_mode()
+def report_together(
+    extractor: DetectorExtractor, images: Sequence[Array], regions: Regions
+) -> None:
+    """Regions and outputs of images of one size, one after another and several at once."""
+    counts = [count for count in (1, 2, 4) if count <= len(images)]
+
+    def work(count: int) -> Callable[[int], Any]:
+        return lambda _: extractor.several(images[:count], [regions] * count)
+
+    rounds = alternated(extractor.device, 4, *map(work, counts))
+    for count, column in zip(counts, zip(*rounds, strict=True), strict=True):
+        print(f"{count} at once: {median(column) / count:.3f} s an image without suppression")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--network", default="resnet18")
@@ -207,6 +222,8 @@ def main() -> None:
         return their_detection(model, pixels[number], device)
 
     report("detection of an image", list(alternated(device, options.rounds, ours, theirs)))
+    alike = [image for image in images if image.shape == images[0].shape]
+    report_together(extractor, alike, Regions(dataset.records[0], none))
     boxes, scores, alone = zip(*(differences(ours(n), theirs(n)) for n in range(4)), strict=True)
     print(
         f"boxes within {max(boxes):.2g} px, scores within {max(scores):.2g}, {sum(alone)} unpaired"

@@ -525,8 +525,8 @@ def test_a_fine_tuning_that_was_stopped_goes_on(
 
 
 def test_parts_of_a_batch_add_up(chain: Chain, tmp_path: Path) -> None:
-    # Of regions tests/training/test_detecting.py shows it: a fresh RPN's scores are so near to each
-    # other that rounding, which differs from processor to processor, changes the order of proposals.
+    # Of regions tests/training/test_detecting.py shows it: scores of a fresh RPN are so near to
+    # each other that rounding, which is not the same on every processor, changes their order.
     more = ("--iterations", 2, "--log-every", 1)
     chain.finetune("rpn", tmp_path / "one.h5", *more)
     chain.finetune("rpn", tmp_path / "two.h5", *more, "--accumulate", 2)

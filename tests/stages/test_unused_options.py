@@ -20,6 +20,10 @@ POOLED = "with --pooled, whose regions are taken as they are"
         ("detect d --features f.h5 --scales 100", "--scales", FEATURES),
         ("detect d --features f.h5 --flip", "--flip", FEATURES),
         ("detect d --candidates c.h5 --flip", "--flip", CANDIDATES),
+        ("detect d --features f.h5 --images 2", "--images", FEATURES),
+        ("detect d --candidates c.h5 --images 2", "--images", CANDIDATES),
+        ("extract-features --pooled f.h5 --model m.h5 --images 2", "--images", POOLED),
+        ("propose d --images 2", "--images", "without --method rpn"),
         ("detect d --model m.h5 --sigma 0.5", "--sigma", "with --suppression greedy"),
         ("detect d --candidates c.h5 --soft-floor 0", "--soft-floor", "with --suppression greedy"),
         (
