@@ -46,7 +46,9 @@ _OF = {
     **dict.fromkeys(("classifier_lr_multiplier",), ("rcnn", "sppnet")),
     **dict.fromkeys(("scale_jitter", "photometric", "random_crop"), _DETECTORS),
     **dict.fromkeys(("images", "scales", "longest", "pooling"), _DETECTORS),
-    **dict.fromkeys(("box_weight", "box_beta", "new_outputs"), ("fast", "faster", "fpn")),
+    **dict.fromkeys(
+        ("box_weight", "box_beta", "new_outputs", "first_values"), ("fast", "faster", "fpn")
+    ),
     **dict.fromkeys((*_REGIONS, "background_from"), ("rcnn", "sppnet", "fast", "faster", "fpn")),
     **dict.fromkeys(("anchor_sizes", "straddle", "rpn_loss"), _WITH_RPN),
     **dict.fromkeys(("pre_nms", "post_nms"), ("faster", "fpn")),
@@ -61,7 +63,7 @@ OFF = {
     **dict.fromkeys(("clip", "average", "validate", "patience", "scale_jitter"), None),
     **dict.fromkeys(("photometric", "random_crop"), False),
     **{"optimizer": "sgd", "schedule": "step", "warm_up": 0, "channels_last": True},
-    **{"box_beta": fast.BETA, "rpn_loss": "code"},
+    **{"box_beta": fast.BETA, "rpn_loss": "code", "first_values": fast.FIRST_VALUES[0]},
 }
 _NEEDED = {
     "rcnn": ("data", "proposals"),

@@ -30,7 +30,7 @@ from rcnnpipe.system_options import (
     system_option,
     unrecorded,
 )
-from rcnnpipe.systems.fast import BETA
+from rcnnpipe.systems.fast import BETA, FIRST_VALUES
 from rcnnpipe.systems.rcnn import CROPS
 
 VERSION = 2  # detectors pad their layers, VGG16 pools with sizes rounded up
@@ -110,6 +110,13 @@ _UNRECORDED = (
     "--new-outputs",
     is_flag=True,
     help="Start a detector of --init with new outputs of regions.",
+)
+@click.option(
+    "--first-values",
+    type=click.Choice(FIRST_VALUES),
+    default=OFF["first_values"],
+    help="Of new outputs of regions: N(0, .01) for classes and N(0, .001) for boxes, or "
+    "torchvision's larger ones.",
 )
 @click.option(
     "--anchor-sizes",

@@ -66,11 +66,16 @@ def detector_to_train(
         train_from = system.TRAIN_FROM[name]
     held = before.state_dict() if before else {}
     detector = Detector(network, parts, len(classes))
-    detector.initialise(random)
+    detector.initialise(random, options["first_values"])
     if before is not None:
         put_empty_pairs(detector, before.compressed, detector.linear_layers.values())
     usable = before is not None and before.outputs_learnt and not options["new_outputs"]
     learnt = usable and known == tuple(classes)
+    if learnt and options["first_values"] != fast.FIRST_VALUES[0]:
+        raise SettingError(
+            "--first-values has no meaning where the outputs of --init stay; leave it out, or add "
+            "--new-outputs"
+        )
     if before is not None:
         if known != tuple(classes):
             _log.info("the detector of --init knows other classes; its outputs start anew")

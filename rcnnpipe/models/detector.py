@@ -34,6 +34,7 @@ from rcnnpipe.models.region_head import (
     head_modules,
     hidden_layers,
     initialise_head,
+    initialise_outputs,
 )
 from rcnnpipe.models.rpn import Found, ProposalRules, RpnHead, propose
 from rcnnpipe.models.without_values import without_values
@@ -244,15 +245,12 @@ class Detector(nn.Module):
         self.deltas_mean.copy_(mean)
         self.deltas_std.copy_(deviation)
 
-    def initialise(self, generator: torch.Generator) -> None:
+    def initialise(self, generator: torch.Generator, outputs: str = "paper") -> None:
         """First values of the layers that the network does not bring, drawn on the CPU.
 
-        class_scores N(0, .01), box_deltas N(0, .001), biases 0 (Girshick 2015, section 2.3).
+        ``outputs``: "paper" or "torchvision", see :func:`initialise_outputs`.
         """
-        nn.init.normal_(self.class_scores.weight, 0, 0.01, generator=generator)
-        nn.init.normal_(self.box_deltas.weight, 0, 0.001, generator=generator)
-        for layer in (self.class_scores, self.box_deltas):
-            nn.init.zeros_(layer.bias)
+        initialise_outputs(self.class_scores, self.box_deltas, outputs, generator)
         if self.neck is not None:
             self.neck.initialise(generator)
             names = (*self._hidden_layers, "convolutions")

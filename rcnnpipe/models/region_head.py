@@ -62,6 +62,28 @@ def initialise_head(head: dict[str, nn.Module], generator: torch.Generator) -> N
             reset_norm(module)
 
 
+def initialise_outputs(
+    scores: nn.Linear, deltas: nn.Linear, values: str, generator: torch.Generator
+) -> None:
+    """First values of the two outputs of regions, drawn on the CPU.
+
+    Args:
+        scores, deltas: of classes, and of boxes.
+        values: "paper" for N(0, .01) and N(0, .001), biases 0 (Girshick
+            2015, section 2.3); "torchvision" for U(-b, b), b^2 = 1 / inputs, weights and biases:
+            PyTorch's own, which torchvision's detectors keep.
+        generator: what they are drawn from.
+    """
+    for layer, deviation in ((scores, 0.01), (deltas, 0.001)):
+        if values == "paper":
+            nn.init.normal_(layer.weight, 0, deviation, generator=generator)
+            nn.init.zeros_(layer.bias)
+            continue
+        bound = layer.in_features**-0.5
+        for parameter in (layer.weight, layer.bias):
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+
 def reset_norm(norm: FrozenBatchNorm2d) -> None:
     """Make a constant batch norm the identity but for its epsilon."""
     for values, start in (

@@ -123,7 +123,7 @@ def ours(options: argparse.Namespace, data: Path, folder: Path) -> tuple[float, 
     words += f" --foreground {IMAGES * REGIONS // 4} --pre-nms {PROPOSALS} --post-nms {PROPOSALS}"
     words += f" --lr {options.lr} --iterations {options.iterations} --step {options.step}"
     words += f" --warm-up {options.warm_up} --no-mirror --box-beta {options.box_beta}"
-    words += f" --seed {options.seed}"
+    words += f" --seed {options.seed} --first-values {options.first_values}"
     started = time.perf_counter()
     learn = ("finetune", data, "--split", "train", "--system", "fpn", "--init", options.weights)
     run(*learn, *words.split(), *cpu, "--out", model)
@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=50)
     parser.add_argument("--lr", type=float, default=0.005)
     parser.add_argument("--box-beta", type=float, default=1 / 9, help="torchvision's, or 1")
+    parser.add_argument("--first-values", default="torchvision", help="of our outputs, or paper")
     parser.add_argument("--seed", type=int, default=0, help="of first values and of the order")
     parser.add_argument("--only", choices=("ours", "theirs"))
     options = parser.parse_args()
