@@ -40,7 +40,7 @@ _OF = {
     **dict.fromkeys(("data", "split", "network"), ("rcnn", *_DETECTORS)),
     **dict.fromkeys(("difficult", "crowd"), ("rcnn", *_DETECTORS)),
     **dict.fromkeys(("image_cache", "channels_last"), ("rcnn", *_DETECTORS)),
-    **dict.fromkeys(("proposals",), ("rcnn", "fast")),
+    **dict.fromkeys(("proposals", "max_proposals"), ("rcnn", "fast")),
     **dict.fromkeys(("crop", "padding"), ("rcnn",)),
     **dict.fromkeys(("features", "memory"), ("sppnet",)),
     **dict.fromkeys(("classifier_lr_multiplier",), ("rcnn", "sppnet")),
@@ -52,7 +52,7 @@ _OF = {
     **dict.fromkeys((*_REGIONS, "background_from"), ("rcnn", "sppnet", "fast", "faster", "fpn")),
     **dict.fromkeys(("anchor_sizes", "straddle", "rpn_loss"), _WITH_RPN),
     **dict.fromkeys(("pre_nms", "post_nms"), ("faster", "fpn")),
-    **dict.fromkeys(("lateral", "top_down", "finest_only"), ("fpn",)),
+    **dict.fromkeys(("lateral", "top_down", "finest_only", "shared_heads"), ("fpn",)),
     **dict.fromkeys(("validate", "validate_every", "patience"), ("rcnn", "fast", "faster", "fpn")),
     **dict.fromkeys(("validate_proposals",), ("rcnn", "fast")),
 }
@@ -63,7 +63,12 @@ OFF = {
     **dict.fromkeys(("clip", "average", "validate", "patience", "scale_jitter"), None),
     **dict.fromkeys(("photometric", "random_crop"), False),
     **{"optimizer": "sgd", "schedule": "step", "warm_up": 0, "channels_last": True},
-    **{"box_beta": fast.BETA, "rpn_loss": "code", "first_values": fast.FIRST_VALUES[0]},
+    **{
+        "max_proposals": 0,
+        "box_beta": fast.BETA,
+        "rpn_loss": "code",
+        "first_values": fast.FIRST_VALUES[0],
+    },
 }
 _NEEDED = {
     "rcnn": ("data", "proposals"),

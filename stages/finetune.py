@@ -55,6 +55,7 @@ _UNRECORDED = (
     "--system", type=click.Choice(list(SYSTEMS)), default="rcnn", help="Whose rules to follow."
 )
 @click.option("--proposals", type=click.Path(path_type=Path), help="Regions, from propose.")
+@click.option("--max-proposals", type=_count, default=0, help="Best of an image; 0: all.")
 @click.option(
     "--features",
     type=click.Path(path_type=Path),
@@ -165,6 +166,12 @@ _UNRECORDED = (
     default=None,
     help="fpn: its finest map alone.",
     show_default="every-level",
+)
+@click.option(
+    "--shared-heads/--separate-heads",
+    default=None,
+    help="fpn: one head of the RPN for all maps, or one for each.",
+    show_default="shared-heads",
 )
 @click.option(
     "--train-from",

@@ -31,7 +31,7 @@ ARRANGEMENTS: dict[str, ModuleType] = {
 }
 # --train-from: all stays as it is but the outputs of regions and the RPN, or but one output.
 ALL_FIXED, DELTAS_ALONE = "outputs", "deltas"
-_ABLATIONS = ["lateral", "top_down", "finest_only"]
+_ABLATIONS = ["lateral", "top_down", "finest_only", "shared_heads"]
 _OUTPUTS = ("class_scores.", "box_deltas.", "deltas_")
 
 

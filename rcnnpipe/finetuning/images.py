@@ -38,7 +38,7 @@ def finetune_on_images(run: Run) -> int:
     _check(run)
     dataset = open_dataset(options["data"], options["split"])
     inputs: dict[str, Any] = {"data": dataset}
-    boxes = proposals_for(options["proposals"], dataset, 0, inputs)
+    boxes = proposals_for(options["proposals"], dataset, options["max_proposals"], inputs)
     held = held_out(options, dataset, inputs)
     detector, resolved, learnt = detector_to_train(options, inputs, dataset.classes)
     header = run.header(inputs, dataset.classes, resolved)

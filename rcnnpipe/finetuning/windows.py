@@ -24,7 +24,7 @@ def finetune_on_windows(run: Run) -> int:
     check_sampling(sampling, ranks.world * options["accumulate"])
     dataset = open_dataset(options["data"], options["split"])
     inputs: dict[str, Any] = {"data": dataset}
-    boxes = proposals_for(options["proposals"], dataset, 0, inputs)
+    boxes = proposals_for(options["proposals"], dataset, options["max_proposals"], inputs)
     held = held_out(options, dataset, inputs)
     network, resolved = network_to_train(options, inputs, len(dataset.classes))
     header = run.header(inputs, dataset.classes, resolved)

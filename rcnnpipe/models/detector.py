@@ -36,7 +36,7 @@ from rcnnpipe.models.region_head import (
     initialise_head,
     initialise_outputs,
 )
-from rcnnpipe.models.rpn import Found, ProposalRules, RpnHead, propose
+from rcnnpipe.models.rpn import Found, ProposalRules, RpnHead, SeparateRpnHeads, propose
 from rcnnpipe.models.without_values import without_values
 
 POOLED = "pool5"
@@ -97,11 +97,11 @@ class Detector(nn.Module):
             length = length_behind(network, parts.cut, channels[0], parts.pooling.size)
         self.class_scores = empty_linear(length, classes)
         self.box_deltas = empty_linear(length, 4 * classes)
-        self.rpn = (
-            RpnHead(channels[0], parts.rpn_channels, parts.anchors.per_cell, parts.rpn_depth)
-            if parts.anchors
-            else None
-        )
+        self.rpn: RpnHead | SeparateRpnHeads | None = None
+        if parts.anchors:
+            head = (channels[0], parts.rpn_channels, parts.anchors.per_cell, parts.rpn_depth)
+            count, shared = len(parts.strides), not parts.separate_heads
+            self.rpn = RpnHead(*head) if shared else SeparateRpnHeads(count, *head)
         self.register_buffer("deltas_mean", torch.zeros(classes, 4))
         self.register_buffer("deltas_std", torch.ones(classes, 4))
 

@@ -28,6 +28,7 @@ class Parts:
         anchors: of an RPN, or None where regions come from elsewhere.
         rpn_channels: of the RPN's 3 x 3 convolutions.
         rpn_depth: how many of those there are, one behind the other.
+        separate_heads: whether the RPN has a head for each map, not one for all.
         rpn_strides: of the maps that the RPN looks at; None for those of ``pooling``, and of an
             extra map behind them.
         proposals: which of the RPN's boxes are regions once it is trained.
@@ -48,6 +49,7 @@ class Parts:
     convolutions: int = 0
     rpn_depth: int = 1
     rpn_strides: tuple[int, ...] | None = None
+    separate_heads: bool = False
 
     def __post_init__(self) -> None:
         """There is one head, and an RPN is whole."""
@@ -101,6 +103,7 @@ class Parts:
             "convolutions": self.convolutions,
             "rpn_depth": self.rpn_depth if self.rpn_depth > 1 else 0,
             "rpn_strides": list(self.rpn_strides or ()),
+            "separate_heads": self.separate_heads,
         }
         return {
             "view": self.view.settings(),
@@ -132,4 +135,5 @@ def build_parts(settings: Mapping[str, Any]) -> Parts:
         convolutions=settings.get("convolutions", 0),
         rpn_depth=settings.get("rpn_depth", 1),
         rpn_strides=tuple(settings["rpn_strides"]) if "rpn_strides" in settings else None,
+        separate_heads=settings.get("separate_heads", False),
     )

@@ -59,6 +59,26 @@ class RpnHead(nn.Module):
         return logits, deltas
 
 
+class SeparateRpnHeads(nn.Module):
+    """A head for each map: Lin et al. 2017, section 4.1, found them no better than a shared one."""
+
+    def __init__(self, maps: int, *head: int) -> None:
+        """Make one :class:`RpnHead` of ``head`` for each of ``maps``."""
+        super().__init__()
+        self.heads = nn.ModuleList(RpnHead(*head) for _ in range(maps))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """As :class:`RpnHead`, one after another."""
+        for head in self.heads:
+            assert isinstance(head, RpnHead)
+            head.initialise(generator)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """As :class:`RpnHead`, for as many maps as heads."""
+        found = [head([one]) for head, one in zip(self.heads, maps, strict=True)]
+        return [logits for (logits,), _ in found], [deltas for _, (deltas,) in found]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProposalRules:
     """Which boxes become proposals.

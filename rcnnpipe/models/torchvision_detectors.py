@@ -228,6 +228,7 @@ def _require_expressible(detector: Detector, layout: Layout) -> None:
             if isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d)
         ),
         "is not compressed": not detector.compressed,
+        "has one RPN head for all maps": not parts.separate_heads,
         "tells objects apart": detector.outputs_learnt,
         "sees RGB images": detector.network.preprocessing.order == "RGB",
         "has 1024 hidden units": parts.hidden == theirs.hidden,

@@ -65,6 +65,7 @@ def parts_of(
     view: "ImageView | None" = None,
     pooling: str = "pool",
     anchor_sizes: tuple[int, ...] | None = None,
+    shared_heads: bool = True,
     **ablations: bool,
 ) -> "Parts":
     """How FPN is put together from a network.
@@ -75,10 +76,12 @@ def parts_of(
         pooling: "pool" as in the paper, or "align" as in Detectron.
         anchor_sizes: of each level, finest first, in pixels of the resized image; None takes the
             paper's: eight strides.
+        shared_heads: one head of the RPN for all maps, or one for each (section 4.1).
         ablations: lateral, top_down, finest_only of the neck (tables 1 to 3).
 
     Raises:
-        SettingError: the network has no levels, or another number of them than anchor sizes.
+        SettingError: the network has no levels, or another number of them than anchor sizes; or
+            separate heads for one map.
     """
     from rcnnpipe.errors import SettingError
     from rcnnpipe.models.anchors import Anchors
@@ -94,6 +97,8 @@ def parts_of(
         )
     layers, level = LEVELS[network.name]
     neck = Neck(layers, _channels(network.name), **ablations)
+    if neck.finest_only and not shared_heads:
+        raise SettingError("--separate-heads are for several maps, which --finest-only has not")
     strides = tuple(geometry_of(network, layer).stride for layer in layers)
     window = network.architecture.input_size
     if neck.finest_only:
@@ -117,6 +122,7 @@ def parts_of(
         parts,
         anchors=Anchors(levels, RATIOS, "torchvision"),
         rpn_channels=neck.channels,
+        separate_heads=not shared_heads,
         proposals=ProposalRules(**TEST, **PER_LEVEL),
     )
 

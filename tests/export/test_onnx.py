@@ -82,7 +82,11 @@ def of_torchvision(network: Network, **changed: Any) -> Parts:
     )
 
 
-SYSTEMS = [of_fast, of_faster, of_fpn, of_torchvision]
+def of_separate_heads(network: Network, **changed: Any) -> Parts:
+    return of_fpn(network, separate_heads=True, **changed)
+
+
+SYSTEMS = [of_fast, of_faster, of_fpn, of_separate_heads, of_torchvision]
 
 
 @pytest.mark.parametrize("parts", SYSTEMS)

@@ -17,7 +17,7 @@ from rcnnpipe.extraction.regions import Regions, extract, mirrored
 from rcnnpipe.models.backbones import create_network
 from rcnnpipe.models.detector import Detector
 from rcnnpipe.models.image_view import ImageView
-from rcnnpipe.models.rpn import ProposalRules
+from rcnnpipe.models.rpn import ProposalRules, RpnHead
 from rcnnpipe.systems import faster
 from tests.detectors_made import VIEW, detector_of, neck_parts
 from tests.extraction.test_detectors import OPTIONS, extractor_of
@@ -47,7 +47,7 @@ def test_given_regions(parts: str, view: ImageView) -> None:
 @pytest.mark.parametrize("scales", [(72,), (48, 90)])
 def test_regions_that_are_found(scales: tuple[int, ...]) -> None:
     detector = detector_of(parts=lambda network: faster.parts_of(network, VIEW))
-    assert detector.rpn is not None
+    assert isinstance(detector.rpn, RpnHead)
     for module in (detector.rpn.objectness, detector.rpn.deltas):
         module.weight.data.mul_(100)  # else scores are so near that rounding changes their order
     view = ImageView(scales, 200)

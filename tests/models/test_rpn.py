@@ -13,7 +13,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from rcnnpipe import boxes as box_ops
 from rcnnpipe.errors import SettingError
 from rcnnpipe.models.anchors import Anchors
-from rcnnpipe.models.rpn import ProposalRules, RpnHead, propose
+from rcnnpipe.models.rpn import ProposalRules, RpnHead, SeparateRpnHeads, propose
 from tests.reference import rpn as slow
 
 MAPS = [(12, 16), (6, 8), (3, 4)]
@@ -116,6 +116,21 @@ def test_one_head_serves_all_maps() -> None:
         assert torch.equal(logits[level], own_logits)
         assert torch.equal(deltas[level], own_deltas)
         assert own_logits.shape[1] == len(ANCHORS[level])
+
+
+def test_separate_heads_serve_their_own_maps() -> None:
+    heads = SeparateRpnHeads(2, 8, 8, 3)
+    heads.initialise(torch.Generator().manual_seed(0))
+    maps = [torch.randn(2, 8, 6, 7), torch.randn(2, 8, 3, 4)]
+    logits, deltas = heads(maps)
+    for number, head in enumerate(heads.heads):
+        (own,), (moves,) = head(maps[number : number + 1])
+        assert torch.equal(logits[number], own)
+        assert torch.equal(deltas[number], moves)
+        other, _ = heads.heads[1 - number](maps[number : number + 1])
+        assert not torch.equal(own, other[0])
+    with pytest.raises(ValueError, match="shorter"):
+        heads(maps[:1])
 
 
 def test_a_sigmoid_of_the_difference_is_the_authors_softmax() -> None:

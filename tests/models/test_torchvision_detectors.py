@@ -368,7 +368,15 @@ def test_a_mobilenet_comes_back_as_it_was(mobile: FasterRCNN) -> None:
 def test_other_settings_make_the_same_files_as_ever() -> None:
     """What only the second version has is not told of others."""
     told = json.dumps(ours_of().settings())
-    for word in ('norm"', "convolutions", "rpn_depth", "rpn_strides", "least_score", "epsilon"):
+    for word in (
+        'norm"',
+        "convolutions",
+        "rpn_depth",
+        "rpn_strides",
+        "least_score",
+        "epsilon",
+        "separate",
+    ):
         assert word not in told.replace('"frozen_batch_norm"', "")
     with pytest.raises(SettingError, match="-1 convolutions of regions and 1 of an RPN"):
         ours_of(convolutions=-1)
@@ -386,6 +394,7 @@ def test_what_torchvision_cannot_have_is_refused() -> None:
         "from stride 16": {"pooling": replace(usual.pooling, level_of_reference=3)},
         "all connections": {"neck": replace(usual.neck, lateral=False)},
         "corners of cells": {"anchors": replace(usual.anchors, placement="authors")},
+        "one RPN head": {"separate_heads": True},
         "an RPN": {"anchors": None, "proposals": None},
         "1024 hidden": {"hidden": 32},
     }

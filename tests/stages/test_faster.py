@@ -16,7 +16,7 @@ from rcnnpipe.artifacts.proposals import read_proposals
 from rcnnpipe.datasets import open_dataset
 from rcnnpipe.extraction.detectors import DetectorExtractor
 from rcnnpipe.models.detector import Detector
-from rcnnpipe.models.rpn import ProposalRules
+from rcnnpipe.models.rpn import ProposalRules, SeparateRpnHeads
 from rcnnpipe.ragged import rows_of
 from rcnnpipe.randomness import generator
 from rcnnpipe.systems.rcnn import Sampling
@@ -195,6 +195,7 @@ ABLATIONS: dict[str, tuple[str, tuple[object, ...], dict[str, Any]]] = {
     "no lateral": ("fpn", ("--no-lateral",), {"lateral": False}),
     "no top-down": ("fpn", ("--no-top-down",), {"top-down": False}),
     "finest only": ("fpn", ("--finest-only",), {"finest-only": True}),
+    "separate heads": ("fpn", ("--separate-heads",), {"shared-heads": False}),
     "straddle": ("faster", ("--straddle", "keep"), {"straddle": "keep"}),
     "anchors": ("faster", ("--anchor-sizes", "24,48"), {"anchor-sizes": [24, 48]}),
     "a pyramid's": ("fpn", ("--anchor-sizes", "24,48,96,200"), {"anchor-sizes": [24, 48, 96, 200]}),
@@ -245,6 +246,27 @@ def test_ablations_change_the_parts_they_name(chain: Chain, tmp_path: Path) -> N
     detector, _ = neck("--finest-only", "--anchor-sizes", "16,32")
     assert detector.parts.anchors is not None
     assert detector.parts.anchors.sizes == ((16, 32),)
+
+
+def test_separate_heads_are_one_for_each_map(chain: Chain, tmp_path: Path) -> None:
+    shared = {name: value for name, value in tensors_of(chain.fpn).items() if "rpn." in name}
+    model = tmp_path / "m.h5"
+    chain.finetune("fpn", model, "--separate-heads")
+    detector, trained = detector_in(model), tensors_of(model)
+    assert isinstance(detector.rpn, SeparateRpnHeads)
+    names = {f"rpn.heads.{n}.{x.removeprefix('rpn.')}" for n in range(4) for x in shared}
+    assert {name for name in trained if name.startswith("rpn.")} == names
+    chain.finetune("fpn", tmp_path / "start.h5", "--separate-heads", "--iterations", 0)
+    start = tensors_of(tmp_path / "start.h5")
+    for name in names:
+        # Each learns from its own map, but boxes only where that has anchors of objects.
+        if "deltas" not in name:
+            assert not np.array_equal(start[name], trained[name]), name
+    first, second = (start[f"rpn.heads.{n}.conv.weight"] for n in (0, 1))
+    assert not np.array_equal(first, second)
+    # What is trained on keeps its heads.
+    chain.finetune("fpn", tmp_path / "more.h5", "--init", model, "--iterations", 0)
+    assert isinstance(detector_in(tmp_path / "more.h5").rpn, SeparateRpnHeads)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -49,6 +49,20 @@ def run(folder: Path, out: Path, system: str, *more: object, fails: bool = False
     return made.run(*words, *more, "--out", out, fails=fails)
 
 
+@pytest.mark.parametrize("system", ["rcnn", "fast"])
+def test_few_proposals_are_the_best_of_the_file(system: str, folder: Path, tmp_path: Path) -> None:
+    write_proposals(tmp_path / "four.h5", open_dataset(folder / "data", "train"), best=4)
+    run(folder, tmp_path / "few.h5", system, "--max-proposals", 4)
+    run(folder, tmp_path / "cut.h5", system, "--proposals", tmp_path / "four.h5")
+    run(folder, tmp_path / "all.h5", system, "--max-proposals", 0)
+    few, cut, every = (read_model(tmp_path / f"{name}.h5") for name in ("few", "cut", "all"))
+    for name, values in cut.tensors.items():
+        np.testing.assert_array_equal(few.tensors[name], values)
+    assert any(not np.array_equal(few.tensors[name], every.tensors[name]) for name in few.tensors)
+    assert few.header.settings["max-proposals"] == 4
+    assert "max-proposals" not in every.header.settings
+
+
 def judged(folder: Path, system: str) -> tuple[object, ...]:
     given = ("--validate-proposals", folder / "proposals.h5")
     return (*JUDGED, *(given if system in ("rcnn", "fast") else ()))

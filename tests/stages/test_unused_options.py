@@ -49,6 +49,7 @@ POOLED = "with --pooled, whose regions are taken as they are"
             POOLED,
         ),
         ("extract-features --pooled f.h5 --model m.h5 --difficult drop", "--difficult", POOLED),
+        ("finetune d --system fpn --max-proposals 3", "--max-proposals", "with --system fpn"),
         ("finetune d --system sppnet --features f.h5", "DATA", "with --system sppnet"),
         ("finetune d --features f.h5 --proposals p.h5", "--features", "with --system rcnn"),
         (

@@ -62,8 +62,10 @@ def propose_near(record: Record, count: int = 10) -> npt.NDArray[np.float32]:
     return boxes.astype(np.float32)
 
 
-def write_proposals(path: Path, dataset: Dataset, images: int | None = None) -> Path:
-    """A proposals file for the first ``images`` images, or all."""
+def write_proposals(
+    path: Path, dataset: Dataset, images: int | None = None, best: int | None = None
+) -> Path:
+    """A proposals file for the first ``images`` images, or all, of the ``best`` ones, or all."""
     records = dataset.records[:images]
     header = make_header(
         "proposals", stage="made", version=1, settings={}, inputs={"data": dataset}, classes=()
@@ -71,8 +73,8 @@ def write_proposals(path: Path, dataset: Dataset, images: int | None = None) -> 
     ids, sizes = [record.image_id for record in records], np.array([SIZE] * len(records))
     with RowWriter(path, header, proposals_file.COLUMNS, ids, sizes) as writer:
         for record in records:
-            boxes = propose_near(record)
-            writer.append({"boxes": boxes, "scores": np.linspace(1, 0, len(boxes))})
+            boxes, scores = propose_near(record), np.linspace(1, 0, 10)
+            writer.append({"boxes": boxes[:best], "scores": scores[:best]})
         writer.finish()
     return path
 
