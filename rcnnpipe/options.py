@@ -200,7 +200,9 @@ def refuse_given(ctx: click.Context, names: Collection[str], why: str) -> None:
     for parameter in ctx.command.params:
         name = parameter.name or ""
         if name in names and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            flag = parameter.opts[0] if isinstance(parameter, click.Option) else name.upper()
+            opposite = parameter.secondary_opts if ctx.params.get(name) is False else []
+            flags = [*opposite, *parameter.opts]
+            flag = flags[0] if isinstance(parameter, click.Option) else name.upper()
             raise SettingError(f"{flag} has no meaning {why}; leave it out")
 
 

@@ -2,6 +2,7 @@
 
 With several ranks each writes its share of the images as a file of its own beside the output; the
 first rank puts them together in the order of the images. What comes out has the same bytes.
+Images that are worked on together are one group, which one rank has: every ``world``-th group.
 """
 
 import shutil
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -66,14 +67,13 @@ def write_rows(
             writer.append(rows)
 
     if rank.world > 1:
-        _write_share(path, header, columns, image_ids, sizes, fill, rank, options)
+        groups = _Groups(len(image_ids), together, rank.world)
+        _write_share(path, header, columns, image_ids, sizes, fill, rank, groups, options)
         wait_for_all()
     if rank.number == 0:
         with RowWriter(path, header, columns, image_ids, sizes, **options) as writer:
             if rank.world > 1:
-                for rows in _gathered(
-                    path, header, columns, len(image_ids), writer.done, rank.world
-                ):
+                for rows in _gathered(path, header, columns, writer.done, groups):
                     writer.append(rows)
             else:
                 fill(writer, range(len(image_ids)))
@@ -82,6 +82,18 @@ def write_rows(
             shutil.rmtree(_shares(path, rank.world, header))
             clear_if_empty(partial_of(path))
     wait_for_all()
+
+
+class _Groups(NamedTuple):
+    """How images are shared by ranks."""
+
+    images: int
+    together: int
+    world: int
+
+    def of(self, rank: int) -> list[int]:
+        """The numbers of a rank's images."""
+        return [n for n in range(self.images) if n // self.together % self.world == rank]
 
 
 def _shares(path: Path, world: int, header: Header) -> Path:
@@ -96,12 +108,13 @@ def _write_share(
     sizes: np.ndarray[Any, Any],
     fill: Callable[[RowWriter, Sequence[int]], None],
     rank: Rank,
+    groups: _Groups,
     options: Mapping[str, Any],
 ) -> None:
     share = _shares(path, rank.world, header) / f"{rank.number}.h5"
     if share.exists():
         return
-    numbers = range(rank.number, len(image_ids), rank.world)
+    numbers = groups.of(rank.number)
     ids = [image_ids[number] for number in numbers]
     with RowWriter(share, header, columns, ids, np.asarray(sizes)[numbers], **options) as writer:
         fill(writer, numbers)
@@ -109,17 +122,17 @@ def _write_share(
 
 
 def _gathered(
-    path: Path, header: Header, columns: Columns, images: int, first: int, world: int
+    path: Path, header: Header, columns: Columns, first: int, groups: _Groups
 ) -> Iterator[Rows]:
     """Rows of the images from ``first`` on, from the shares of all ranks."""
 
     with ExitStack() as stack:
-        files = []
-        for number in range(world):
-            share = _shares(path, world, header) / f"{number}.h5"
+        places: dict[int, tuple[Any, slice]] = {}
+        for number in range(groups.world):
+            share = _shares(path, groups.world, header) / f"{number}.h5"
             _, file = stack.enter_context(open_artifact(share, header.kind))
-            files.append((file, file["offsets"][()]))
-        for image in range(first, images):
-            file, offsets = files[image % world]
-            rows = rows_of(offsets, image // world)
+            offsets = file["offsets"][()]
+            places |= {n: (file, rows_of(offsets, i)) for i, n in enumerate(groups.of(number))}
+        for image in range(first, groups.images):
+            file, rows = places[image]
             yield {name: file[name][rows] for name in columns}

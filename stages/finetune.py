@@ -55,7 +55,9 @@ _UNRECORDED = (
     "--system", type=click.Choice(list(SYSTEMS)), default="rcnn", help="Whose rules to follow."
 )
 @click.option("--proposals", type=click.Path(path_type=Path), help="Regions, from propose.")
-@click.option("--max-proposals", type=_count, default=0, help="Best of an image; 0: all.")
+@click.option(
+    "--max-proposals", type=_count, default=0, help="Best of an image to learn from; 0: all."
+)
 @click.option(
     "--features",
     type=click.Path(path_type=Path),
@@ -116,8 +118,8 @@ _UNRECORDED = (
     "--first-values",
     type=click.Choice(FIRST_VALUES),
     default=OFF["first_values"],
-    help="Of new outputs of regions: N(0, .01) for classes and N(0, .001) for boxes, or "
-    "torchvision's larger ones.",
+    help="Of new outputs of regions: N(0, .01) for classes and N(0, .001) for boxes, or within "
+    "1 / sqrt(inputs), biases too.",
 )
 @click.option(
     "--anchor-sizes",

@@ -3,7 +3,8 @@
 Girshick 2015, sections 2.1 and 2.4. Vocabulary: R regions of an image, D values of a layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,8 +128,8 @@ class DetectorExtractor:
         scale = self.view.scale_of(original, shorter)
         maps = self._maps(pixels, scale, todo)
         size, factors = self.view.resized_size(original, scale), self.view.factors(original, scale)
-        with arithmetic(self.device, self.precision):
-            count = len(pixels)
+        count = len(pixels)
+        with _enough_memory(_named(todo, size)), arithmetic(self.device, self.precision):
             found = self.detector.find_regions(maps, [size] * count, [factors] * count, rules)
         all_values = []
         for own_maps, (boxes, scores) in zip(_of_each(maps), found.proposals, strict=True):
@@ -149,28 +150,16 @@ class DetectorExtractor:
     ) -> list[Tensor]:
         """Maps [(N, C, H, W)] of N images of one size."""
         size = self.view.resized_size((pixels[0].shape[1], pixels[0].shape[2]), scale)
-        names = ", ".join(f"'{one.record.image_id}'" for one in todo)
-        what = f"image {names}" if len(todo) == 1 else f"images {names} together"
-        try:
-            apply = self.detector.network.preprocessing.apply
+        apply = self.detector.network.preprocessing.apply
+        with _enough_memory(_named(todo, size)), arithmetic(self.device, self.precision):
             resized = [resize(apply(one), size) for one in pixels]
-            with arithmetic(self.device, self.precision):
-                return self.detector.maps(to_batch(resized, self.view.multiple))
-        except (RuntimeError, MemoryError) as error:
-            if not is_lack_of_memory(error):
-                raise
-            fits, lower = ("does", "") if len(todo) == 1 else ("do", "--images or ")
-            raise SettingError(
-                f"{what}, scaled to {size[1]} x {size[0]} pixels, {fits} not fit into the memory; "
-                f"lower {lower}--scales"
-            ) from error
-        except SettingError as error:
-            raise SettingError(f"{what}: {error}") from error
+            return self.detector.maps(to_batch(resized, self.view.multiple))
 
     def _regions(
         self, maps: list[Tensor], boxes: Tensor, factors: tuple[float, float]
     ) -> dict[str, Tensor]:
-        with arithmetic(self.device, self.precision):
+        told = f"{len(boxes)} regions at once do not fit into the memory; lower --batch-size"
+        with _enough_memory(told), arithmetic(self.device, self.precision):
             pooled = self.detector.pool(maps, [boxes], [factors])
             found = self.detector.behind(pooled, self.layers)
         if "deltas" in found:
@@ -179,6 +168,28 @@ class DetectorExtractor:
             layer: as_stored(values) if self.stored else values.flatten(1).float()
             for layer, values in found.items()
         }
+
+
+def _named(todo: Sequence[Regions], size: tuple[int, int]) -> str:
+    """That images, scaled to (height, width), are too large, and what to do."""
+    names = ", ".join(f"'{one.record.image_id}'" for one in todo)
+    scaled = f"scaled to {size[1]} x {size[0]} pixels"
+    if len(todo) == 1:
+        return f"image {names}, {scaled}, does not fit into the memory; lower --scales"
+    return (
+        f"images {names} together, {scaled}, do not fit into the memory; lower --images or --scales"
+    )
+
+
+@contextmanager
+def _enough_memory(told: str) -> Iterator[None]:
+    """Say so where it is not; :func:`resize` notices it itself."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, SettingError) as error:
+        if not isinstance(error, SettingError) and not is_lack_of_memory(error):
+            raise
+        raise SettingError(told) from error
 
 
 def _of_each(maps: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -32,6 +32,10 @@ ARRANGEMENTS: dict[str, ModuleType] = {
 # --train-from: all stays as it is but the outputs of regions and the RPN, or but one output.
 ALL_FIXED, DELTAS_ALONE = "outputs", "deltas"
 _ABLATIONS = ["lateral", "top_down", "finest_only", "shared_heads"]
+_OPPOSITE = {
+    **{"lateral": "no-lateral", "top_down": "no-top-down"},
+    **{"finest_only": "every-level", "shared_heads": "separate-heads"},
+}
 _OUTPUTS = ("class_scores.", "box_deltas.", "deltas_")
 
 
@@ -72,9 +76,9 @@ def detector_to_train(
     usable = before is not None and before.outputs_learnt and not options["new_outputs"]
     learnt = usable and known == tuple(classes)
     if learnt and options["first_values"] != fast.FIRST_VALUES[0]:
+        anew = "" if train_from == DELTAS_ALONE else ", or add --new-outputs"
         raise SettingError(
-            "--first-values has no meaning where the outputs of --init stay; leave it out, or add "
-            "--new-outputs"
+            f"--first-values has no meaning where the outputs of --init stay; leave it out{anew}"
         )
     if before is not None:
         if known != tuple(classes):
@@ -178,8 +182,9 @@ def _check_parts(options: Mapping[str, Any], before: Detector | None) -> None:
         fixed.append("anchor_sizes")
     for name in fixed:
         if options[name] is not None:
-            flag = name.replace("_", "-")
-            raise SettingError(f"the detector of --init has its own --{flag}; leave it out")
+            flag = _OPPOSITE.get(name, name) if options[name] is False else name
+            flag = flag.replace("_", "-")
+            raise SettingError(f"the detector of --init keeps its own parts; leave --{flag} out")
 
 
 def _train_alone(detector: Detector, *parts: str) -> None:

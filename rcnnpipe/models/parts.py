@@ -62,6 +62,13 @@ class Parts:
             raise SettingError(
                 f"regions cannot be pooled from {len(self.pooling.strides)} maps: there are {maps}"
             )
+        looked_at = len(self.strides)
+        if looked_at > maps + bool(self.neck and self.neck.extra):
+            raise SettingError(f"an RPN cannot look at {looked_at} maps: there are {maps}")
+        if self.anchors is not None and len(self.anchors.sizes) != looked_at:
+            raise SettingError(f"anchors of {len(self.anchors.sizes)} maps for {looked_at}")
+        if self.separate_heads not in (False, True) or (self.separate_heads and looked_at < 2):
+            raise SettingError("separate heads of an RPN are for several maps")
         if self.hidden < 1 or self.rpn_channels < 1:
             raise SettingError(
                 f"{self.hidden} hidden units and {self.rpn_channels} channels of an RPN: give 1 or "

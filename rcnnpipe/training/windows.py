@@ -129,7 +129,7 @@ def no_background(sampling: Sampling, images: int) -> DataError:
     return DataError(
         f"none of the {images} images has a region with an overlap of {least}below "
         f"{sampling.background_overlap}, so there is no background to learn from; take more "
-        "--proposals"
+        "--proposals, or raise --max-proposals"
     )
 
 

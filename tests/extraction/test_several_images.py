@@ -117,15 +117,25 @@ def test_mirrored_views_go_with_their_images(
     assert alone.images == 1
 
 
-def test_a_lack_of_memory_names_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_memory(self: Detector, images: Tensor) -> list[Tensor]:
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ("maps", "^images 'a', 'b' together, scaled to 96 x 72 pixels, do not fit into the memory"),
+        ("find_regions", "^images 'a', 'b' together, .*; lower --images or --scales$"),
+        ("pool", "^40 regions at once do not fit into the memory; lower --batch-size$"),
+        ("behind", "^40 regions at once do not fit into the memory; lower --batch-size$"),
+    ],
+)
+def test_a_lack_of_memory_is_told(part: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_memory(*_: Any) -> Any:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
-    monkeypatch.setattr(Detector, "maps", without_memory)
+    detector = detector_of(parts=lambda network: faster.parts_of(network, VIEW))
+    extractor = extractor_of(detector, ("logits",), proposals=RULES)
+    monkeypatch.setattr(Detector, part, without_memory)
     todo = [regions_of(image_id=name) for name in "ab"]
-    told = "^images 'a', 'b' together, scaled to 96 x 72 pixels, do not fit into the memory; lower "
-    with pytest.raises(SettingError, match=told + "--images or --scales$"):
-        extractor_of().several([pixels_of(), pixels_of()], todo)
+    with pytest.raises(SettingError, match=told):
+        extractor.several([pixels_of(), pixels_of()], todo)
 
 
 def test_networks_of_windows_have_no_use_for_it() -> None:

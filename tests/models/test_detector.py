@@ -26,7 +26,7 @@ from rcnnpipe.models.pyramid_head import head_for
 from rcnnpipe.models.region_cut import _CUTS, Cut, dropout_of, usual_cut
 from rcnnpipe.models.region_pooling import RegionPooling
 from rcnnpipe.models.without_values import without_values
-from rcnnpipe.systems import fast
+from rcnnpipe.systems import fast, faster, fpn
 from tests.detectors_made import NECK, VIEW, detector_of, fast_parts, neck_parts
 
 # Network -> stride of the map, dropout before the outputs, layers of a region with their sizes
@@ -561,3 +561,21 @@ def test_parts_and_necks_round_trip() -> None:
     neck = Neck(("conv1", "conv2", "conv5"), 16, lateral=False)
     parts = Parts(VIEW, RegionPooling("align", 7, strides=(2, 4, 8)), neck=neck, hidden=7)
     assert build_parts(json.loads(json.dumps(parts.settings()))) == parts
+
+
+def test_an_rpn_fits_its_maps() -> None:
+    random = torch.Generator().manual_seed(0)
+    usual = fpn.parts_of(create_network("demo", 3, random), VIEW)
+    assert usual.anchors is not None
+    anchors = replace(usual.anchors, sizes=usual.anchors.sizes[:2])
+    cut = faster.parts_of(create_network("demo", 3, random), VIEW)
+    for parts, changed, told in (
+        (usual, {"anchors": anchors}, "anchors of 2 maps for 4"),
+        (usual, {"rpn_strides": (4, 8)}, "anchors of 4 maps for 2"),
+        (usual, {"rpn_strides": (4,) * 9}, "an RPN cannot look at 9 maps: there are 3"),
+        (usual, {"separate_heads": "no"}, "separate heads of an RPN are for several maps"),
+        (cut, {"separate_heads": True}, "separate heads of an RPN are for several maps"),
+    ):
+        values: dict[str, Any] = changed
+        with pytest.raises(SettingError, match=told):
+            replace(parts, **values)

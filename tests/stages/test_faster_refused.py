@@ -42,16 +42,36 @@ WRONG: dict[str, tuple[str, tuple[object, ...], str]] = {
     "validation": ("rpn", ("--validate", "train"), "--validate has no meaning with --system rpn"),
     "pre-nms": ("rpn", ("--pre-nms", 9), "--pre-nms has no meaning with --system rpn"),
     "lateral": ("faster", ("--lateral",), "--lateral has no meaning with --system faster"),
-    "top-down": ("rpn", ("--no-top-down",), "--top-down has no meaning with --system rpn"),
+    "top-down": ("rpn", ("--no-top-down",), "--no-top-down has no meaning with --system rpn"),
     "finest": ("faster", ("--finest-only",), "--finest-only has no meaning with --system faster"),
-    "own pooling": ("rpn", ("--init", "faster.h5", "--pooling", "align"), "its own --pooling"),
-    "own anchors": ("faster", ("--init", "rpn.h5", "--anchor-sizes", 9), "its own --anchor-sizes"),
-    "own lateral": ("fpn", ("--init", "fpn.h5", "--lateral"), "its own --lateral; leave it out"),
-    "own top-down": ("fpn", ("--init", "fpn.h5", "--no-top-down"), "its own --top-down"),
-    "own levels": ("fpn", ("--init", "fpn.h5", "--every-level"), "its own --finest-only"),
-    "own heads": ("fpn", ("--init", "fpn.h5", "--separate-heads"), "its own --shared-heads"),
+    "own pooling": (
+        "rpn",
+        ("--init", "faster.h5", "--pooling", "align"),
+        "its own parts; leave --pooling",
+    ),
+    "own anchors": (
+        "faster",
+        ("--init", "rpn.h5", "--anchor-sizes", 9),
+        "own parts; leave --anchor-sizes",
+    ),
+    "own lateral": ("fpn", ("--init", "fpn.h5", "--lateral"), "its own parts; leave --lateral out"),
+    "own top-down": (
+        "fpn",
+        ("--init", "fpn.h5", "--no-top-down"),
+        "its own parts; leave --no-top-down",
+    ),
+    "own levels": (
+        "fpn",
+        ("--init", "fpn.h5", "--every-level"),
+        "its own parts; leave --every-level",
+    ),
+    "own heads": (
+        "fpn",
+        ("--init", "fpn.h5", "--separate-heads"),
+        "its own parts; leave --separate",
+    ),
     "one head": ("fpn", ("--finest-only", "--separate-heads"), "--separate-heads are for several"),
-    "heads": ("faster", ("--separate-heads",), "--shared-heads has no meaning with --system"),
+    "heads": ("faster", ("--separate-heads",), "--separate-heads has no meaning with --system"),
     "a pyramid": ("faster", ("--init", "fpn.h5"), "the detector of --init has a feature pyramid"),
     "no pyramid": ("fpn", ("--init", "faster.h5"), "the detector of --init has no feature pyramid"),
     "another": ("faster", ("--init", "faster.h5", "--network", "zf5"), "holds a demo, not a zf5"),
@@ -90,7 +110,7 @@ def test_wrong_proposing_is_refused(chain: Chain, tmp_path: Path) -> None:
     ):
         assert told in sentence(chain.propose(model, out, fails=True))
     for more, told in (
-        (("--scales", 10**8), "image '0': an image scaled to 133333333 x 100000000 pixels does"),
+        (("--scales", 10**8), "image '0', scaled to 133333333 x 100000000 pixels, does"),
         (("--resize-width", 50), "--resize-width has no meaning with --method rpn"),
     ):
         assert told in sentence(chain.propose(chain.rpn, out, *more, fails=True))
@@ -110,7 +130,7 @@ def test_wrong_detection_is_refused(chain: Chain, tmp_path: Path) -> None:
     alone = ("--model", chain.rpn)
     assert told in sentence(chain.detect(out, *alone, fails=True))
     assert told in sentence(chain.detect(out, *alone, "--proposals", chain.found, fails=True))
-    told = "image '0': an image scaled to 133333333 x 100000000 pixels does"
+    told = "image '0', scaled to 133333333 x 100000000 pixels, does"
     large = ("--model", chain.faster, "--scales", 10**8)
     assert told in sentence(chain.detect(out, *large, fails=True))
     assert not out.exists()

@@ -15,7 +15,7 @@ from rcnnpipe.artifacts.rows import RowWriter
 from rcnnpipe.extraction.detectors import DetectorExtractor
 from rcnnpipe.extraction.regions import Regions
 from tests.stages.faster_made import EVERY, Chain, make_chain
-from tests.stages.made import ON_CPU, open_header, run
+from tests.stages.made import ON_CPU, open_header, run, run_by_two_ranks
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +105,26 @@ def test_what_was_stopped_goes_on(
     # The batch that it was stopped in is computed once more, so that it is the same batch.
     assert seen == [3, 3, 2][done // 3 :]
     assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_ranks_make_the_same_batches(chain: Chain, tmp_path: Path) -> None:
+    given = ("detect", *chain.data, "--model", chain.faster, "--proposals", chain.proposals)
+    words = (*given, *EVERY, *ON_CPU, "--images", 3, "--out")
+    whole, two, both = (tmp_path / f"{name}.h5" for name in ("whole", "two", "both"))
+    run(*words, whole)
+    run_by_two_ranks(*words, two)
+    assert two.read_bytes() == whole.read_bytes()
+    # Begun by one process and finished by two
+    append = RowWriter.append
+
+    def stopping(self: RowWriter, rows: Any) -> None:
+        if self.done == 4:
+            raise KeyboardInterrupt
+        append(self, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowWriter, "append", stopping)
+        run(*words, both, fails=True)
+    run_by_two_ranks(*words, both)
+    assert both.read_bytes() == whole.read_bytes()

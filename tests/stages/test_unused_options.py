@@ -42,7 +42,7 @@ POOLED = "with --pooled, whose regions are taken as they are"
             "with --suppression linear, which follows the caps",
         ),
         ("extract-features d --pooled f.h5 --model m.h5", "DATA", POOLED),
-        ("extract-features --pooled f.h5 --model m.h5 --no-truth", "--truth", POOLED),
+        ("extract-features --pooled f.h5 --model m.h5 --no-truth", "--no-truth", POOLED),
         (
             "extract-features --pooled f.h5 --model m.h5 --max-proposals 3",
             "--max-proposals",
@@ -54,7 +54,7 @@ POOLED = "with --pooled, whose regions are taken as they are"
         ("finetune d --features f.h5 --proposals p.h5", "--features", "with --system rcnn"),
         (
             "finetune --system sppnet --features f.h5 --channels-first",
-            "--channels-last",
+            "--channels-first",
             "with --system sppnet",
         ),
     ],
