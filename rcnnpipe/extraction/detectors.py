@@ -151,9 +151,10 @@ class DetectorExtractor:
         """Maps [(N, C, H, W)] of N images of one size."""
         size = self.view.resized_size((pixels[0].shape[1], pixels[0].shape[2]), scale)
         apply = self.detector.network.preprocessing.apply
-        with _enough_memory(_named(todo, size)), arithmetic(self.device, self.precision):
+        with _enough_memory(_named(todo, size)):
             resized = [resize(apply(one), size) for one in pixels]
-            return self.detector.maps(to_batch(resized, self.view.multiple))
+            with arithmetic(self.device, self.precision):
+                return self.detector.maps(to_batch(resized, self.view.multiple))
 
     def _regions(
         self, maps: list[Tensor], boxes: Tensor, factors: tuple[float, float]

@@ -69,9 +69,9 @@ def initialise_outputs(
 
     Args:
         scores, deltas: of classes, and of boxes.
-        values: "paper" for N(0, .01) and N(0, .001), biases 0 (Girshick
-            2015, section 2.3); "torchvision" for U(-b, b), b^2 = 1 / inputs, weights and biases:
-            PyTorch's own, which torchvision's detectors keep.
+        values: "paper" for N(0, .01) and N(0, .001), biases 0 (Girshick 2015, section 2.3);
+            "torchvision" for U(-b, b), b^2 = 1 / inputs, weights and biases: PyTorch's own, which
+            torchvision's detectors keep.
         generator: what they are drawn from.
     """
     for layer, deviation in ((scores, 0.01), (deltas, 0.001)):
