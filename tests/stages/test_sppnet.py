@@ -610,7 +610,7 @@ def wrong_candidates(chain: Chain, folder: Path) -> list[tuple[tuple[object, ...
         ((*kept, "--score-threshold", 0.5), "--score-threshold has no meaning with --candidates"),
         ((*kept, "--max-per-image", 3), "--max-per-image has no meaning with --candidates"),
         ((*kept, "--suppress-first"), "--suppress-first has no meaning with --candidates"),
-        ((*kept, "--no-refine"), "--refine has no meaning with --candidates"),
+        ((*kept, "--no-refine"), "--no-refine has no meaning with --candidates"),
         ((*kept, "--model", chain.model), "detect needs one of --model"),
         ((*kept, "--features", chain.features), "detect needs one of --model"),
         ((), "detect needs one of --model"),
