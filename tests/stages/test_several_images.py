@@ -1,6 +1,7 @@
 """Stages that look at several images at once: the same rows, also after they were stopped."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_detections_are_the_same(flip: tuple[str, ...], chain: Chain, tmp_path: 
     assert one.offsets.tolist() == two.offsets.tolist()
     assert np.diff(one.offsets).tolist() == [2 * 10 * (1 + len(flip))] * 8
     np.testing.assert_allclose(np.sort(one.scores), np.sort(two.scores), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(np.sort(one.boxes, 0), np.sort(two.boxes, 0), atol=1e-2)
+    np.testing.assert_allclose(np.sort(one.boxes, 0), np.sort(two.boxes, 0), atol=1e-3)
 
 
 def test_proposals_and_features_are_the_same(chain: Chain, tmp_path: Path) -> None:
@@ -60,7 +61,9 @@ def test_proposals_and_features_are_the_same(chain: Chain, tmp_path: Path) -> No
     with open_features(usual) as one, open_features(out) as two:
         np.testing.assert_array_equal(one.boxes, two.boxes)
         every = slice(0, len(one.boxes))
-        np.testing.assert_allclose(one.rows("fc7", every), two.rows("fc7", every), atol=5e-3)
+        np.testing.assert_allclose(
+            one.rows("fc7", every), two.rows("fc7", every), rtol=2e-3, atol=1e-3
+        )
     proposing(chain, "--images", 3)(out)
     # A hardly trained RPN's scores are near to each other: their order may change.
     found, again = read_proposals(chain.found), read_proposals(out)
@@ -75,6 +78,21 @@ def test_it_is_recorded_where_it_is_asked_for(stage: str, chain: Chain, tmp_path
         assert open_header(tmp_path / "o.h5").settings.get("images") == recorded
 
 
+@contextmanager
+def stopped_behind(images: int) -> Iterator[None]:
+    """Whatever writes rows meanwhile is stopped when it has those of so many images."""
+    append = RowWriter.append
+
+    def stopping(self: RowWriter, rows: Any) -> None:
+        if self.done == images:
+            raise KeyboardInterrupt
+        append(self, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowWriter, "append", stopping)
+        yield
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("done", [0, 2, 3, 7])
 def test_what_was_stopped_goes_on(
@@ -83,15 +101,7 @@ def test_what_was_stopped_goes_on(
     whole, out = tmp_path / "whole.h5", tmp_path / "stopped.h5"
     work = STAGES[stage](chain, "--images", 3)
     work(whole)
-    append = RowWriter.append
-
-    def stopping(self: RowWriter, rows: Any) -> None:
-        if self.done == done:
-            raise KeyboardInterrupt
-        append(self, rows)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RowWriter, "append", stopping)
+    with stopped_behind(done):
         assert "goes on from what it has saved" in work(out, fails=True).output
     seen: list[int] = []
     several = DetectorExtractor.several
@@ -116,15 +126,7 @@ def test_ranks_make_the_same_batches(chain: Chain, tmp_path: Path) -> None:
     run_by_two_ranks(*words, two)
     assert two.read_bytes() == whole.read_bytes()
     # Begun by one process and finished by two
-    append = RowWriter.append
-
-    def stopping(self: RowWriter, rows: Any) -> None:
-        if self.done == 4:
-            raise KeyboardInterrupt
-        append(self, rows)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RowWriter, "append", stopping)
+    with stopped_behind(4):
         run(*words, both, fails=True)
     run_by_two_ranks(*words, both)
     assert both.read_bytes() == whole.read_bytes()

@@ -73,7 +73,8 @@ def write_proposals(
     ids, sizes = [record.image_id for record in records], np.array([SIZE] * len(records))
     with RowWriter(path, header, proposals_file.COLUMNS, ids, sizes) as writer:
         for record in records:
-            boxes, scores = propose_near(record), np.linspace(1, 0, 10)
+            boxes = propose_near(record)
+            scores = np.linspace(1, 0, len(boxes))
             writer.append({"boxes": boxes[:best], "scores": scores[:best]})
         writer.finish()
     return path
