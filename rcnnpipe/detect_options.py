@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rcnnpipe.errors import SettingError
-from rcnnpipe.options import Decorated, refuse_given
+from rcnnpipe.options import ONE_IMAGE, Decorated, refuse_given
 from rcnnpipe.systems.rcnn import NMS_OVERLAP
 from rcnnpipe.systems.soft_nms import FLOOR, GAUSSIAN, GREEDY, KINDS, LINEAR, SIGMA
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # What has no meaning with each kind of suppression.
 _UNUSED = {GREEDY: ("sigma", "soft_floor"), LINEAR: ("sigma",), GAUSSIAN: ("nms_overlap",)}
 # Options that are not recorded while they ask for nothing.
-OFF = {"suppression": GREEDY, "class_agnostic": False, "flip": False, "images": 1}
+OFF = {"suppression": GREEDY, "class_agnostic": False, "flip": False, **ONE_IMAGE}
 
 
 def suppression_options(command: Decorated) -> Decorated:

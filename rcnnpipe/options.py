@@ -266,11 +266,12 @@ scales_option = click.option(
     help="Shorter sides of the image, for a network with a pyramid; by default the model's.",
     show_default=False,
 )
-# Changes the last bits at most; not recorded while it is 1.
+# Changes the last bits at most, so that one at a time is not recorded.
+ONE_IMAGE = {"images": 1}
 images_option = click.option(
     "--images",
     type=click.IntRange(min=1),
-    default=1,
+    default=ONE_IMAGE["images"],
     help="Of the next so many images, a detector looks at those of one size at once.",
 )
 json_option = click.option(

@@ -60,8 +60,8 @@ _OF_VALIDATION = ("validate_every", "validate_proposals", "patience")
 _OF_STEPS = ("step", "gamma")
 # Options that are not recorded while they ask for nothing.
 OFF = {
-    **dict.fromkeys(("clip", "average", "validate", "patience", "scale_jitter"), None),
-    **{"shared_heads": None},
+    **dict.fromkeys(("clip", "average", "validate", "patience"), None),
+    **dict.fromkeys(("scale_jitter", "shared_heads"), None),
     **dict.fromkeys(("photometric", "random_crop"), False),
     **{"optimizer": "sgd", "schedule": "step", "warm_up": 0, "channels_last": True},
     **{

@@ -11,6 +11,7 @@ import click
 
 from rcnnpipe.errors import RcnnpipeError, SettingError
 from rcnnpipe.options import (
+    ONE_IMAGE,
     CommaList,
     StageCommand,
     device_option,
@@ -35,7 +36,6 @@ _OF_IMAGES = (
     *("data", "split", "proposals", "max_proposals", "truth", "difficult", "crowd"),
     *("scales", "random_scales", "mirror", "seed", "images"),
 )
-_OFF = {"images": 1}  # is not recorded while it asks for nothing
 
 
 @click.command("extract-features", cls=StageCommand)
@@ -146,7 +146,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         "features",
         stage="extract-features",
         version=VERSION,
-        settings=stage_settings(ctx, (), _OFF) | {"device": device.type},
+        settings=stage_settings(ctx, (), ONE_IMAGE) | {"device": device.type},
         inputs=inputs,
         classes=names,
         software=["torch", "torchvision"],
@@ -228,7 +228,7 @@ def _run_behind(ctx: click.Context, options: dict[str, Any]) -> int:
             "features",
             stage="extract-features",
             version=VERSION,
-            settings=stage_settings(ctx, (), _OFF) | {"device": device.type},
+            settings=stage_settings(ctx, (), ONE_IMAGE) | {"device": device.type},
             inputs={"pooled": source.header, "model": model},
             classes=source.header.classes,
             software=["torch"],

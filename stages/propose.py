@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rcnnpipe.options import (
+    ONE_IMAGE,
     StageCommand,
     data_argument,
     device_option,
@@ -134,7 +135,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     others = {name for key, (names, _) in METHODS.items() if key != method for name in names}
     if method != "rpn" and options["min_size"] is None:
         options["min_size"] = ctx.params["min_size"] = MIN_SIZE
-    settings = stage_settings(ctx, others, {"images": 1})
+    settings = stage_settings(ctx, others, ONE_IMAGE)
     precomputed, rpn = None, None
     inputs: dict[str, Any] = {"data": dataset}
     if method == "rpn":

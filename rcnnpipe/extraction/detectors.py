@@ -99,7 +99,8 @@ class DetectorExtractor:
                             shape = (len(boxes[place]), values.shape[1])
                             found[place][layer] = values.new_empty(shape)
                         found[place][layer][part.to(self.device)] = values
-        return [{layer: (own or self._nothing())[layer] for layer in self.layers} for own in found]
+        whole = (own or self._nothing() for own in found)
+        return [{layer: own[layer] for layer in self.layers} for own in whole]
 
     def _nothing(self) -> dict[str, Tensor]:
         """Layers (0, D) of an image without regions."""
