@@ -118,8 +118,8 @@ _UNRECORDED = (
     "--first-values",
     type=click.Choice(FIRST_VALUES),
     default=OFF["first_values"],
-    help="Of new outputs of regions: N(0, .01) for classes and N(0, .001) for boxes, or within "
-    "1 / sqrt(inputs), biases too.",
+    help="Of new layers of regions: outputs N(0, .01) for classes and N(0, .001) for boxes, fpn's "
+    "layers before them within sqrt(3 / inputs); or all within 1 / sqrt(inputs), biases too.",
 )
 @click.option(
     "--anchor-sizes",

@@ -245,17 +245,18 @@ class Detector(nn.Module):
         self.deltas_mean.copy_(mean)
         self.deltas_std.copy_(deviation)
 
-    def initialise(self, generator: torch.Generator, outputs: str = "paper") -> None:
+    def initialise(self, generator: torch.Generator, values: str = "paper") -> None:
         """First values of the layers that the network does not bring, drawn on the CPU.
 
-        ``outputs``: "paper" or "torchvision", see :func:`initialise_outputs`.
+        ``values``: of layers of regions, "paper" or "torchvision", see :mod:`region_head`. Maps
+        and RPNs start alike in both.
         """
-        initialise_outputs(self.class_scores, self.box_deltas, outputs, generator)
+        initialise_outputs(self.class_scores, self.box_deltas, values, generator)
         if self.neck is not None:
             self.neck.initialise(generator)
             names = (*self._hidden_layers, "convolutions")
             head = {name: own for name, own in self.named_children() if name in names}
-            initialise_head(head, generator)
+            initialise_head(head, values, generator)
         if self.rpn is not None:
             self.rpn.initialise(generator)
 

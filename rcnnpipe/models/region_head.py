@@ -43,17 +43,24 @@ def head_modules(channels: int, side: int, hidden: int, convolutions: int) -> di
     }
 
 
-def initialise_head(head: dict[str, nn.Module], generator: torch.Generator) -> None:
-    """First values, drawn on the CPU: Detectron's for fully connected layers.
-
-    Its ``XavierFill`` counts inputs alone: U(-sqrt(3 / fan in), sqrt(3 / fan in)).
+def initialise_head(head: dict[str, nn.Module], values: str, generator: torch.Generator) -> None:
+    """First values, drawn on the CPU.
 
     Convolutions N(0, 2 / fan out) (He et al. 2015), as torchvision's; their norms the identity.
+
+    Args:
+        head: :func:`head_modules`.
+        values: of fully connected layers. "paper" for Detectron's ``XavierFill``, which counts
+            inputs alone: U(-b, b), b^2 = 3 / inputs, biases 0; "torchvision" for
+            :func:`_initialise_as_torchvision`.
+        generator: what they are drawn from.
     """
     for module in (one for part in head.values() for one in part.modules()):
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and values == "paper":
             nn.init.kaiming_uniform_(module.weight, a=1, generator=generator)
             nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            _initialise_as_torchvision(module, generator)
         elif isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(
                 module.weight, mode="fan_out", nonlinearity="relu", generator=generator
@@ -70,18 +77,22 @@ def initialise_outputs(
     Args:
         scores, deltas: of classes, and of boxes.
         values: "paper" for N(0, .01) and N(0, .001), biases 0 (Girshick 2015, section 2.3);
-            "torchvision" for U(-b, b), b^2 = 1 / inputs, weights and biases: PyTorch's own, which
-            torchvision's detectors keep.
+            "torchvision" for :func:`_initialise_as_torchvision`.
         generator: what they are drawn from.
     """
     for layer, deviation in ((scores, 0.01), (deltas, 0.001)):
         if values == "paper":
             nn.init.normal_(layer.weight, 0, deviation, generator=generator)
             nn.init.zeros_(layer.bias)
-            continue
-        bound = layer.in_features**-0.5
-        for parameter in (layer.weight, layer.bias):
-            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        else:
+            _initialise_as_torchvision(layer, generator)
+
+
+def _initialise_as_torchvision(layer: nn.Linear, generator: torch.Generator) -> None:
+    """Weights and biases U(-b, b), b^2 = 1 / inputs: PyTorch's own, which its detectors keep."""
+    bound = layer.in_features**-0.5
+    for parameter in (layer.weight, layer.bias):
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 
 def reset_norm(norm: FrozenBatchNorm2d) -> None:

@@ -26,7 +26,7 @@ SOLVER = Solver(
 
 # Equation 3: where the smooth L1 loss becomes linear; the same in py-faster-rcnn and Detectron.
 BETA = 1.0
-# Of the outputs of regions: section 2.3's, or those of torchvision's detectors.
+# Of layers of regions: section 2.3's (FPN's: Detectron's), or those of torchvision's detectors.
 FIRST_VALUES = ("paper", "torchvision")
 
 # lib/fast_rcnn/config.py: shorter and longest side, for windows of 224. Several scales are 480,

@@ -157,7 +157,9 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=50)
     parser.add_argument("--lr", type=float, default=0.005)
     parser.add_argument("--box-beta", type=float, default=1 / 9, help="torchvision's, or 1")
-    parser.add_argument("--first-values", default="paper", help="of our outputs, or torchvision")
+    parser.add_argument(
+        "--first-values", default="paper", help="of our layers of regions, or torchvision"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of first values and of the order")
     parser.add_argument("--only", choices=("ours", "theirs"))
     options = parser.parse_args()

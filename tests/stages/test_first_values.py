@@ -1,11 +1,11 @@
-"""finetune --first-values: what the two outputs of regions start from is a setting."""
+"""finetune --first-values: what layers of regions start from is a setting."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 
 from rcnnpipe.datasets import open_dataset
 from tests.stages import made
@@ -48,11 +48,29 @@ def test_the_papers_or_torchvisions(system: str, folder: Path, tmp_path: Path) -
 
 def test_they_are_spread_as_torchvisions(folder: Path, tmp_path: Path) -> None:
     ours = start_of(folder, tmp_path / "m.h5", "fpn", *OTHER)
-    theirs = FastRCNNPredictor(ours["class_scores.weight"].shape[1], 3)
-    for name, layer in (("class_scores", theirs.cls_score), ("box_deltas", theirs.bbox_pred)):
-        weight = layer.weight.detach().numpy()
-        assert ours[f"{name}.weight"].std() == pytest.approx(weight.std(), rel=0.1)
-        assert np.abs(ours[f"{name}.weight"]).max() == pytest.approx(np.abs(weight).max(), rel=0.02)
+    hidden, length = ours["fc6.weight"].shape
+    head, outputs = TwoMLPHead(length, hidden), FastRCNNPredictor(hidden, 3)
+    layers = {"fc6": head.fc6, "fc7": head.fc7}
+    layers |= {"class_scores": outputs.cls_score, "box_deltas": outputs.bbox_pred}
+    for name, layer in layers.items():
+        for kind in ("weight", "bias"):
+            values, expected = ours[f"{name}.{kind}"], getattr(layer, kind).detach().numpy()
+            assert values.shape == expected.shape
+            if values.size > 100:
+                assert values.std() == pytest.approx(expected.std(), rel=0.1)
+                assert np.abs(values).max() == pytest.approx(np.abs(expected).max(), rel=0.03)
+            assert 0 < np.abs(values).max() <= layer.in_features**-0.5
+
+
+def test_nothing_else_starts_otherwise(folder: Path, tmp_path: Path) -> None:
+    usual = start_of(folder, tmp_path / "usual.h5", "fpn")
+    other = start_of(folder, tmp_path / "other.h5", "fpn", *OTHER)
+    assert set(usual) == set(other)
+    for name in usual:
+        if name.startswith(("neck.", "rpn.")):
+            assert usual[name].std() == pytest.approx(other[name].std(), rel=0.3), name
+        elif name.startswith("network."):
+            assert np.array_equal(usual[name], other[name]), name
 
 
 def test_outputs_that_stay_have_no_first_values(folder: Path, tmp_path: Path) -> None:
