@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -122,6 +123,30 @@ class FactorRange(CommaList):
         if not 0 < low <= high < math.inf:
             self.fail(f"{value!r} is no range MIN,MAX of factors above 0", param, ctx)
         return low, high
+
+
+AUGMENTATION = ("scale_jitter", "photometric", "random_crop")
+
+
+def augmentation_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of :data:`AUGMENTATION`: how whole images are changed at random."""
+    options = (
+        click.option(
+            "--scale-jitter",
+            type=FactorRange(),
+            help="Images become so many times as large, drawn for each; e.g. 0.5,1.5.",
+            show_default="none",
+        ),
+        click.option(
+            "--photometric", is_flag=True, help="Change brightness, contrast and colours (SSD)."
+        ),
+        click.option(
+            "--random-crop", is_flag=True, help="Show parts of images with objects (SSD)."
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 def system_option(flag: str, type: Any, help: str = "") -> Any:

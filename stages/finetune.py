@@ -24,7 +24,7 @@ from rcnnpipe.system_options import (
     IMAGES,
     OFF,
     SYSTEMS,
-    FactorRange,
+    augmentation_options,
     complete_options,
     rules_of,
     system_option,
@@ -198,14 +198,7 @@ _UNRECORDED = (
     help="Mirror half of the windows; sppnet: see --mirror of extract-features.",
     show_default="mirror, but for sppnet",
 )
-@click.option(
-    "--scale-jitter",
-    type=FactorRange(),
-    help="Images become so many times as large as of --scales, drawn for each; e.g. 0.5,1.5.",
-    show_default="none",
-)
-@click.option("--photometric", is_flag=True, help="Change brightness, contrast and colours (SSD).")
-@click.option("--random-crop", is_flag=True, help="Show parts of images with objects (SSD).")
+@augmentation_options
 @click.option(
     "--difficult",
     type=_flags,

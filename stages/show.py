@@ -19,6 +19,7 @@ from rcnnpipe.options import (
     seed_option,
     split_option,
 )
+from rcnnpipe.system_options import AUGMENTATION, augmentation_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +42,9 @@ With --model, a network with a pyramid: how windows are mapped. A row for each w
 and the scale that is chosen; the map of that scale and the window's cells; the pyramid's bins over
 these cells and their maxima. Windows are some of the best proposals, well apart in size; where
 there are no proposals, of the annotated objects.
+
+With --draws, --mirror, --photometric, --random-crop or --scale-jitter: what finetune sees of an
+image with these settings, drawn anew for each panel, with boxes, masks and keypoints.
 
 --out DIR gets a picture for each image, and without --model a contact sheet; --out FILE.png one
 picture of all.
@@ -135,6 +139,19 @@ class _Window(click.ParamType[tuple[float, float, float, float]]):
     multiple=True,
     help="A window to map, in pixels of the image, instead of chosen ones; repeatable.",
 )
+@click.option(
+    "--draws",
+    type=click.IntRange(1, 100),
+    help="Panels of what training sees of each image.",
+    show_default="3, with one of the next options",
+)
+@click.option(
+    "--mirror/--no-mirror",
+    default=None,
+    help="Whether training also sees images mirrored.",
+    show_default="mirror",
+)
+@augmentation_options
 @scales_option
 @device_option
 @click.option("--size", type=click.IntRange(64, 4096), default=640, help="Longer side of a panel.")
@@ -145,20 +162,57 @@ def command(**options: Any) -> None:
     is_file = out.suffix.lower() == ".png"
     if out.is_dir() if is_file else out.is_file():
         raise SettingError(f"--out {out} must be a folder, or a file that ends in .png")
-    written = (_show_mapping if options["model"] else _show_marks)(options, is_file)
+    written = _work_for(options)(options, is_file)
     pictures = "picture" if len(written) == 1 else "pictures"
     say(f"wrote {out} ({len(written)} {pictures}, {time.monotonic() - started:.1f} s)")
+
+
+def _work_for(options: dict[str, Any]) -> Callable[[dict[str, Any], bool], list[Path]]:
+    """What is drawn, by which options are given."""
+    # Of flags that are off, --no-mirror alone says something.
+    asked = [name for name in ("draws", *AUGMENTATION) if options[name]]
+    asked += [] if options["mirror"] is None else ["mirror"]
+    if not asked:
+        return _show_mapping if options["model"] else _show_marks
+    for name in ("proposals", "detections", "model", "kinds", "threshold"):
+        if options[name] not in (None, ()):
+            flag, other = asked[0].replace("_", "-"), {"kinds": "kind"}.get(name, name)
+            raise SettingError(
+                f"--{flag} draws what training sees, and --{other} something else; leave one out"
+            )
+    return _show_training
+
+
+def _show_training(options: dict[str, Any], as_one: bool) -> list[Path]:
+    """What training sees of images."""
+    from rcnnpipe.finetuning.training_views import DRAWS, Training, draw_training
+    from rcnnpipe.report.show import Show, choose
+    from rcnnpipe.training.augmentation import Augmentation
+
+    _refuse_mapping(options)
+    dataset = Show.open(options["data"], options["split"], None, None, None).dataset
+    records = choose(dataset, options["images"], options["count"], options["seed"])
+    training = Training(
+        Augmentation(**{name: options[name] for name in AUGMENTATION}),
+        *(options["mirror"] is not False, options["draws"] or DRAWS, options["seed"]),
+    )
+    size, out = options["size"], options["out"]
+    return draw_training(dataset, records, training, out, size=size, as_one=as_one)
+
+
+def _refuse_mapping(options: dict[str, Any]) -> None:
+    for option, name in (("windows", "windows"), ("given", "window"), ("scales", "scales")):
+        if options[option]:
+            raise SettingError(
+                f"--{name} is about how a network maps windows; name one with a pyramid by --model"
+            )
 
 
 def _show_marks(options: dict[str, Any], as_one: bool) -> list[Path]:
     """What is known about images."""
     from rcnnpipe.report.show import Show, choose, draw
 
-    for option, name in (("windows", "windows"), ("given", "window"), ("scales", "scales")):
-        if options[option]:
-            raise SettingError(
-                f"--{name} is about how a network maps windows; name one with a pyramid by --model"
-            )
+    _refuse_mapping(options)
     known = Show.open(
         *(options["data"], options["split"], options["proposals"], options["detections"]),
         options["threshold"],

@@ -24,6 +24,11 @@ def decode_segment(segment: Any, size: tuple[int, int]) -> npt.NDArray[np.bool_]
     return mask
 
 
+def rle_from(mask: npt.NDArray[np.bool_]) -> Rle:
+    """The compressed RLE of a mask (H, W): the inverse of :func:`decode_segment`."""
+    return dict(coco_mask.encode(np.asfortranarray(mask, np.uint8)))
+
+
 def rle_of(segment: Any, size: tuple[int, int]) -> Rle:
     """The compressed RLE of one segmentation, polygons of one object joined.
 

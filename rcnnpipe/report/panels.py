@@ -1,4 +1,4 @@
-"""The panels of an image: ground truth, proposals, detections, mistakes; in one row."""
+"""The panels of an image in one row: ground truth, proposals, detections, mistakes; or views."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,6 +87,43 @@ def draw_row(
         else:
             words = _draw_mistakes(picture, record, marks, classes)
         panels.append(_framed(picture, *words))
+    height, width = record.size
+    return beside(panels, f"{record.image_id}  ({width} x {height})", longest)
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to see an image.
+
+    Attributes:
+        title, words: above it; the number of its objects is added.
+        record: its objects, in the view's pixels.
+        pixels: (H, W, 3).
+    """
+
+    title: str
+    words: str
+    record: Record
+    pixels: npt.NDArray[np.uint8]
+
+
+def draw_views(
+    record: Record, views: Sequence[View], classes: Sequence[str], longest: int = 640
+) -> Image.Image:
+    """Several ways to see one image side by side, with the objects of each.
+
+    Args:
+        record: the image.
+        views: of it.
+        classes: names of the labels.
+        longest: longer side of a panel's picture, in pixels.
+    """
+    panels = []
+    for view in views:
+        picture = Picture(view.pixels, longest)
+        _, objects = _draw_truth(picture, view.record, classes)
+        words = ", ".join(part for part in (view.words, objects) if part)
+        panels.append(_framed(picture, view.title, words))
     height, width = record.size
     return beside(panels, f"{record.image_id}  ({width} x {height})", longest)
 

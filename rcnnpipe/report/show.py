@@ -1,11 +1,12 @@
 """From a data set and artifacts to pictures: what is known, which images, which files."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from rcnnpipe.artifacts.columns import ImageList, rows_for_images
@@ -183,28 +184,57 @@ def draw(
         The files written.
     """
     # Everything is looked up before anything is drawn.
-    marks = [known.marks(record) for record in records]
+    marks = {record.image_id: known.marks(record) for record in records}
+
+    def drawn(record: Record, pixels: npt.NDArray[np.uint8]) -> Callable[[int], Image.Image]:
+        held = (record, pixels, known.classes, marks[record.image_id], kinds)
+        return lambda longest: draw_row(*held, longest, top)
+
+    return write_pictures(records, drawn, out, size, as_one)
+
+
+def write_pictures(
+    records: Sequence[Record],
+    drawn: Callable[[Record, npt.NDArray[np.uint8]], Callable[[int], Image.Image]],
+    out: Path,
+    size: int,
+    as_one: bool,
+) -> list[Path]:
+    """Write a picture of each image and a contact sheet, or all in one file.
+
+    Args:
+        records: the images.
+        drawn: what makes the picture of one, from its pixels (H, W, 3) and the longer side.
+        out: a folder, or with ``as_one`` the file.
+        size: longer side of a panel's picture.
+        as_one: write a single file.
+
+    Returns:
+        The files written.
+    """
     names = file_names([record.image_id for record in records])
     written, small = [], []
     whole = as_one and len(records) == 1
     (out.parent if as_one else out).mkdir(parents=True, exist_ok=True)
-    jobs = zip(records, marks, names, strict=True)
-    for record, mark, name in track(jobs, len(records), "show"):
-        pixels = read_image(record.path)
-        if pixels.shape[:2] != record.size:
-            raise DataError(
-                f"{record.path} is {pixels.shape[1]} x {pixels.shape[0]} pixels, but annotated as "
-                f"{record.size[1]} x {record.size[0]}; run rcnnpipe check"
-            )
+    for record, name in track(zip(records, names, strict=True), len(records), "show"):
+        picture = drawn(record, _pixels_of(record))
         if whole or not as_one:
-            row = draw_row(record, pixels, known.classes, mark, kinds, size, top)
-            written.append(save(row, out if whole else out / f"{name}.png"))
+            written.append(save(picture(size), out if whole else out / f"{name}.png"))
         if len(records) > 1:
-            shorter = min(size, _SMALL)
-            small.append(draw_row(record, pixels, known.classes, mark, kinds, shorter, top))
+            small.append(picture(min(size, _SMALL)))
     if small:
         written.append(save(sheet(small), out if as_one else out / f"{_SHEET}.png"))
     return written
+
+
+def _pixels_of(record: Record) -> npt.NDArray[np.uint8]:
+    pixels = read_image(record.path)
+    if pixels.shape[:2] != record.size:
+        raise DataError(
+            f"{record.path} is {pixels.shape[1]} x {pixels.shape[0]} pixels, but annotated as "
+            f"{record.size[1]} x {record.size[0]}; run rcnnpipe check"
+        )
+    return pixels
 
 
 def _thresholds(

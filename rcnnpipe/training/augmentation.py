@@ -1,25 +1,23 @@
-"""Random changes of whole images with their boxes: colours, a crop, the scale.
+"""Random changes of whole images with all that is in them: colours, a crop, the scale.
 
 Liu et al. 2016 (SSD), sections 2.2 and 3.6, with the ranges of torchvision's
 RandomPhotometricDistort and RandomIoUCrop; Ghiasi et al. 2021, section 3 (large scale jitter), as
 torchvision's ScaleJitter. Those classes draw from torch's one generator; here every draw is from a
 generator of its own, so that neither threads nor a restart change it.
 
-Vocabulary: G objects and P proposals of an image of H x W pixels, T parts of it that are tried.
+Vocabulary: an image of H x W pixels, T parts of it that are tried.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
 from rcnnpipe import boxes as box_ops
 from rcnnpipe.randomness import generator
-from rcnnpipe.training.region_targets import Truth
+from rcnnpipe.training.seen import Seen, Window, centres_inside, crop
 
 CHANCE = 0.5  # of each change of colours
 BRIGHTNESS = (0.875, 1.125)
@@ -32,28 +30,6 @@ OVERLAPS = (None, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 TRIALS = 40  # of each of them
 SIDES = (0.3, 1.0)  # of the crop, over those of the image
 ASPECTS = (0.5, 2.0)  # width over height of the crop
-
-Window = tuple[int, int, int, int]  # top, left, height, width
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What is seen of one image.
-
-    Attributes:
-        pixels: (3, H, W) uint8 RGB; changes make new ones.
-        truth: G objects, in these pixels.
-        proposals: (P, 4) float32, in these pixels.
-    """
-
-    pixels: Tensor
-    truth: Truth
-    proposals: Tensor
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width)."""
-        return self.pixels.shape[1], self.pixels.shape[2]
 
 
 @dataclass(frozen=True)
@@ -86,7 +62,7 @@ class Augmentation:
         """The image with other colours and cropped, as SSD does one after the other."""
         if self.photometric:
             random = generator(seed, "colours of an image", *key)
-            seen = Seen(distort(seen.pixels, random), seen.truth, seen.proposals)
+            seen = replace(seen, pixels=distort(seen.pixels, random))
         if self.random_crop:
             seen = crop(seen, draw_window(seen, generator(seed, "crop of an image", *key)))
         return seen
@@ -159,52 +135,3 @@ def _any_windows(size: tuple[int, int], random: np.random.Generator) -> Tensor:
     width, height = sides.T
     fits = (width >= height * ASPECTS[0]) & (width <= height * ASPECTS[1]) & (width * height > 0)
     return torch.from_numpy(np.concatenate((corners, corners + sides), axis=1)[fits])
-
-
-def centres_inside(boxes: Tensor, windows: Tensor) -> Tensor:
-    """(T, G) whether windows (T, 4) x1 y1 x2 y2 have the centres of boxes (G, 4) inside."""
-    centres, corners = (boxes[:, :2] + boxes[:, 2:]) / 2, windows[:, None]
-    return ((centres > corners[..., :2]) & (centres < corners[..., 2:])).all(dim=2)
-
-
-def crop(seen: Seen, window: Window | None) -> Seen:
-    """What is seen of the image in a window; boxes are cut at its border.
-
-    Objects whose centre is outside are dropped (SSD, section 2.2). What is to be ignored, and
-    proposals, are dropped only where nothing of them is left.
-    """
-    if window is None:
-        return seen
-    labels = seen.truth.labels
-    cut = _cut(seen, window)
-    kept = _has_area(cut["objects"])
-    top, left, height, width = window
-    corners = torch.tensor([(left, top, left + width, top + height)])
-    kept &= (labels < 0) | centres_inside(seen.truth.boxes, corners)[0]
-    return Seen(
-        cut["pixels"].as_subclass(Tensor).contiguous(),
-        Truth(cut["objects"].as_subclass(Tensor)[kept], labels[kept]),
-        cut["proposals"].as_subclass(Tensor)[_has_area(cut["proposals"])],
-    )
-
-
-def _cut(seen: Seen, window: Window) -> Mapping[str, Tensor]:
-    """Everything that has a place in the image, in one dictionary, cut by its kind.
-
-    Masks would be one more entry, of ``tv_tensors.Mask``.
-    """
-
-    def boxes(values: Tensor) -> Tensor:
-        made: Tensor = tv_tensors.BoundingBoxes(values, format="XYXY", canvas_size=seen.size)
-        return made
-
-    parts = {
-        "pixels": tv_tensors.Image(seen.pixels),
-        "objects": boxes(seen.truth.boxes),
-        "proposals": boxes(seen.proposals),
-    }
-    return {name: functional.crop(part, *window) for name, part in parts.items()}
-
-
-def _has_area(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)

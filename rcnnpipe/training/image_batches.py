@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from rcnnpipe.ahead import ahead
-from rcnnpipe.boxes import mirror
 from rcnnpipe.datasets.policy import Policy, labels_under
 from rcnnpipe.datasets.records import Record
 from rcnnpipe.models.image_view import ImageView, resize, to_batch
 from rcnnpipe.models.preprocessing import Preprocessing
 from rcnnpipe.randomness import generator
-from rcnnpipe.training.augmentation import UNCHANGED, Augmentation, Seen
+from rcnnpipe.training.augmentation import UNCHANGED, Augmentation
 from rcnnpipe.training.distributed import Ranks
 from rcnnpipe.training.finetuning import PixelCache
 from rcnnpipe.training.loop import Batch
 from rcnnpipe.training.region_targets import Truth
+from rcnnpipe.training.seen import Seen, mirror
 
 Floats = npt.NDArray[np.float32]
 
@@ -122,22 +122,20 @@ class ImageSource:
             chosen.append((image, bool(flip)))
         return chosen
 
-    def truth_of(self, image: int, flip: bool = False) -> Truth:
+    def truth_of(self, image: int) -> Truth:
         """The objects of a record under the policy; those that are dropped are not among them."""
         record = self.records[image]
         labels = labels_under(record, self.policy)
         kept = labels != 0
-        boxes = mirror(record.boxes, record.size[1]) if flip else record.boxes
-        return Truth(
-            torch.from_numpy(boxes[kept].astype(np.float32)), torch.from_numpy(labels[kept])
-        )
+        boxes = record.boxes[kept].astype(np.float32)
+        return Truth(torch.from_numpy(boxes), torch.from_numpy(labels[kept]))
 
     def _prepared(
         self, cache: PixelCache, iteration: int, place: int, image: int, flip: bool
     ) -> tuple[Tensor, Example]:
         key = (iteration, place)
-        seen = self._seen(cache(image), image, flip)
-        seen = self.augmentation.apply(seen, self.seed, key)
+        seen = self._seen(cache(image), image)
+        seen = self.augmentation.apply(mirror(seen) if flip else seen, self.seed, key)
         random = generator(self.seed, "scale of an image", *key)
         shorter = self.view.scales[int(random.integers(len(self.view.scales)))]
         scale = self.view.scale_of(seen.size, shorter) * self.augmentation.factor(self.seed, key)
@@ -145,15 +143,12 @@ class ImageSource:
         resized = resize(prepared, self.view.resized_size(seen.size, scale))
         return resized, Example(seen.size, scale, seen.proposals, seen.truth, key)
 
-    def _seen(self, pixels: npt.NDArray[np.uint8], image: int, flip: bool) -> Seen:
-        """A whole image of ``pixels`` (H, W, 3), mirrored or not."""
-        upright = torch.from_numpy(pixels).permute(2, 0, 1)
-        boxes = self.proposals[image]
-        boxes = mirror(boxes, self.records[image].size[1]) if flip else boxes
+    def _seen(self, pixels: npt.NDArray[np.uint8], image: int) -> Seen:
+        """A whole image of ``pixels`` (H, W, 3)."""
         return Seen(
-            upright.flip(-1) if flip else upright,
-            self.truth_of(image, flip),
-            torch.from_numpy(np.ascontiguousarray(boxes, np.float32)),
+            torch.from_numpy(pixels).permute(2, 0, 1),
+            self.truth_of(image),
+            torch.from_numpy(np.ascontiguousarray(self.proposals[image], np.float32)),
         )
 
     def _piece(self, prepared: list[tuple[Tensor, Example]]) -> Piece:

@@ -18,17 +18,11 @@ from rcnnpipe.datasets.records import Record
 from rcnnpipe.models.image_view import ImageView
 from rcnnpipe.randomness import generator
 from rcnnpipe.training import augmentation
-from rcnnpipe.training.augmentation import (
-    Augmentation,
-    Seen,
-    centres_inside,
-    crop,
-    distort,
-    draw_window,
-)
+from rcnnpipe.training.augmentation import Augmentation, distort, draw_window
 from rcnnpipe.training.distributed import Ranks
 from rcnnpipe.training.image_batches import Example
 from rcnnpipe.training.region_targets import Truth
+from rcnnpipe.training.seen import Seen, centres_inside, crop
 from tests.training.made import draw_records, record_of
 from tests.training.test_image_batches import (
     CPU,
