@@ -112,15 +112,7 @@ class ImageSource:
 
     def draw(self, iteration: int) -> list[tuple[int, bool]]:
         """The images of an iteration: number of the record, and whether it is mirrored."""
-        total = len(self.records) * (2 if self.mirror else 1)
-        first = iteration * self.images
-        chosen = []
-        for place in range(first, first + self.images):
-            epoch, number = divmod(place, total)
-            order = _order(self.seed, epoch, total)
-            image, flip = divmod(int(order[number]), 2) if self.mirror else (int(order[number]), 0)
-            chosen.append((image, bool(flip)))
-        return chosen
+        return draw_images(len(self.records), self.images, self.mirror, self.seed, iteration)
 
     def truth_of(self, image: int) -> Truth:
         """The objects of a record under the policy; those that are dropped are not among them."""
@@ -155,6 +147,24 @@ class ImageSource:
         images = to_batch([image for image, _ in prepared], self.view.multiple)
         device = self.ranks.device
         return images.to(device, non_blocking=True), [example for _, example in prepared]
+
+
+def draw_images(
+    count: int, images: int, mirrored: bool, seed: int, iteration: int
+) -> list[tuple[int, bool]]:
+    """Which of ``count`` images are in a batch of ``images``, and whether each is mirrored.
+
+    All are taken, as they are and with ``mirrored`` the other way round as well, before any comes
+    again.
+    """
+    total = count * (2 if mirrored else 1)
+    chosen = []
+    for place in range(iteration * images, (iteration + 1) * images):
+        epoch, number = divmod(place, total)
+        drawn = int(_order(seed, epoch, total)[number])
+        image, flip = divmod(drawn, 2) if mirrored else (drawn, 0)
+        chosen.append((image, bool(flip)))
+    return chosen
 
 
 @lru_cache(maxsize=2)  # every draw of an epoch asks for it

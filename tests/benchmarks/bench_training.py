@@ -1,9 +1,11 @@
 """Training against torchvision's reference recipe: ``python -m tests.benchmarks.bench_training``.
 
 ``rcnnpipe finetune --system fpn`` and torchvision's Faster R-CNN with a feature pyramid learn from
-the same photographs and weights: as many steps of as many images, sizes, proposals and regions, SGD
-with warm-up and one step down (``references/detection/train.py``). Both are judged by ``rcnnpipe
-evaluate``. Printed are the average precision of both, and seconds of training and of an image.
+the same photographs and weights: as many steps of the same images, sizes, proposals and regions,
+SGD with warm-up and one step down (``references/detection/train.py``). Both are judged by
+``rcnnpipe evaluate``. With --same-start every first value is torchvision's very own, by ``rcnnpipe
+import``; then only which regions are sampled differs. Printed are the average precision of both,
+and seconds of training and of an image.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from rcnnpipe.cli import main as command_line
 from rcnnpipe.datasets import open_dataset
 from rcnnpipe.datasets.records import Dataset
 from rcnnpipe.images import read_image
+from rcnnpipe.training.image_batches import draw_images
 from rcnnpipe.training.schedules import steps, warmed_up
 from tests.realdata import DATA
 
@@ -66,14 +69,10 @@ def train_theirs(model: FasterRCNN, dataset: Dataset, options: argparse.Namespac
     learnt = [values for values in model.parameters() if values.requires_grad]
     optimizer = torch.optim.SGD(learnt, lr=options.lr, momentum=MOMENTUM, weight_decay=DECAY)
     rates = warmed_up(steps(options.lr, options.step, 0.1), options.warm_up)
-    random = np.random.default_rng(options.seed)
-    order: list[int] = []
     for iteration in range(options.iterations):
-        while len(order) < IMAGES:
-            order.extend(random.permutation(len(dataset.records)).tolist())
-        numbers, order = order[:IMAGES], order[IMAGES:]
+        drawn = draw_images(len(dataset.records), IMAGES, False, options.seed, iteration)
         optimizer.param_groups[0]["lr"] = rates(iteration)
-        records = [dataset.records[number] for number in numbers]
+        records = [dataset.records[number] for number, _ in drawn]
         images = [pixels_of(record.path) for record in records]
         truths = [
             {
@@ -118,14 +117,18 @@ def judge(results: Path, data: Path, folder: Path) -> str:
 def ours(options: argparse.Namespace, data: Path, folder: Path) -> tuple[float, float, str]:
     """Seconds of training and of detection, and average precision."""
     model, found, cpu = folder / "m.h5", folder / "d.h5", ("--device", "cpu", "--workers", 1)
-    words = f"--network resnet18 --train-from layer2 --pooling align --scales {options.side}"
+    words, init = f"--train-from layer2 --scales {options.side}", options.weights
+    if options.same_start:
+        init = start_of(options, data, folder)
+    else:
+        words += f" --network resnet18 --pooling align --first-values {options.first_values}"
     words += f" --images {IMAGES} --batch-size {IMAGES * REGIONS}"
     words += f" --foreground {IMAGES * REGIONS // 4} --pre-nms {PROPOSALS} --post-nms {PROPOSALS}"
     words += f" --lr {options.lr} --iterations {options.iterations} --step {options.step}"
     words += f" --warm-up {options.warm_up} --no-mirror --box-beta {options.box_beta}"
-    words += f" --seed {options.seed} --first-values {options.first_values}"
+    words += f" --seed {options.seed} --longest {5 * options.side // 3}"
     started = time.perf_counter()
-    learn = ("finetune", data, "--split", "train", "--system", "fpn", "--init", options.weights)
+    learn = ("finetune", data, "--split", "train", "--system", "fpn", "--init", init)
     run(*learn, *words.split(), *cpu, "--out", model)
     trained = time.perf_counter()
     caps: tuple[object, ...] = ("--max-per-image", 0, "--max-per-set", 0, "--max-detections", 100)
@@ -134,6 +137,17 @@ def ours(options: argparse.Namespace, data: Path, folder: Path) -> tuple[float, 
     run(*look, *caps, *cpu, "--out", found)
     detected = time.perf_counter()
     return trained - started, detected - trained, judge(found, data, folder)
+
+
+def start_of(options: argparse.Namespace, data: Path, folder: Path) -> Path:
+    """torchvision's first values as a model file."""
+    classes = open_dataset(data, "train").classes
+    model = model_of(options.weights, options.side, len(classes), options.seed)
+    torch.save(model.state_dict(), folder / "start.pth")
+    names = ("--classes", ",".join(classes[1:]), "--epsilon", 1e-5)
+    words = ("--network", "resnet18", *names, "--out", folder / "start.h5")
+    run("import", folder / "start.pth", *words)
+    return folder / "start.h5"
 
 
 def theirs(options: argparse.Namespace, data: Path, folder: Path) -> tuple[float, float, str]:
@@ -160,6 +174,7 @@ def main() -> None:
     parser.add_argument(
         "--first-values", default="paper", help="of our layers of regions, or torchvision"
     )
+    parser.add_argument("--same-start", action="store_true", help="from torchvision's very own")
     parser.add_argument("--seed", type=int, default=0, help="of first values and of the order")
     parser.add_argument("--only", choices=("ours", "theirs"))
     options = parser.parse_args()
