@@ -117,18 +117,17 @@ class RegionPooling:
         order = levels.argsort(stable=True)
         # One wait for the device, where a question for each level would be one wait each.
         counts = levels.bincount(minlength=len(self.strides)).tolist()
-        parts = [
-            self._pooled(level_map, own, stride)
-            for level_map, own, stride in zip(
-                maps, torch.split(rows[order], counts), self.strides, strict=False
-            )
-        ]
-        return torch.cat(parts).index_select(0, order.argsort())
+        grids = maps[0].new_empty((len(rows), maps[0].shape[1], self.size, self.size))
+        chosen = torch.split(order, counts)
+        for level_map, own, stride in zip(maps, chosen, self.strides, strict=False):
+            grids.index_copy_(0, own, self._pooled(level_map, rows[own], stride))
+        return grids
 
     def _pooled(self, level_map: Tensor, rows: Tensor, stride: int) -> Tensor:
         """(N, C, H, W) and (R, 5) to (R, C, P, P)."""
         # Regions have the map's dtype in the kernels, and 16 bits do not hold their corners.
         values = level_map.to(torch.promote_types(level_map.dtype, torch.float32))
+        values = _channel_after_channel(values)
         rows = rows.to(values.dtype)
         pooled: Tensor
         if self.kind == "pool":
@@ -138,6 +137,17 @@ class RegionPooling:
                 values, rows, self.size, 1 / stride, self.sampling, aligned=self.aligned
             )
         return pooled.to(level_map.dtype)
+
+
+def _channel_after_channel(maps: Tensor) -> Tensor:
+    """Maps (N, C, H, W) as they lie in memory where the kernels read them.
+
+    The kernels would copy them too, but on the CPU PyTorch transposes matrices block by block and
+    everything of more dimensions number by number.
+    """
+    if maps.is_contiguous() or maps.is_cuda:
+        return maps
+    return torch.stack([own.flatten(1).contiguous() for own in maps]).view(maps.shape)
 
 
 def build_region_pooling(settings: Mapping[str, Any]) -> RegionPooling:
