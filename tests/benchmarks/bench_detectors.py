@@ -1,9 +1,9 @@
 """A step and an image against torchvision's: ``python -m tests.benchmarks.bench_detectors``.
 
 torchvision's Faster R-CNN with a feature pyramid (``--network``, random weights, fixed batch norms)
-and the same imported here: the same photographs, sizes, layers that learn, numbers of proposals and
-sampled regions. Both alternate, so that whatever else the machine does falls on both.
-Decoded images are at hand for both; preparing them is timed with the rest.
+and the same imported here: the same photographs in the same order, sizes, layers that learn,
+numbers of proposals and sampled regions. Both alternate, so that whatever else the machine does
+falls on both. Decoded images are at hand for both; preparing them is timed with the rest.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from rcnnpipe.systems import fpn
 from rcnnpipe.training.detecting import DetectionLoss, RpnTraining
 from rcnnpipe.training.distributed import Ranks
 from rcnnpipe.training.finetuning import new_trainer
-from rcnnpipe.training.image_batches import ImageSource
+from rcnnpipe.training.image_batches import ImageSource, draw_images
 from tests.realdata import DATA
 from tests.torchvision_made import random_detector
 
@@ -77,7 +77,7 @@ def their_step(
     optimizer = torch.optim.SGD(learnt, lr=1e-4, momentum=0.9, weight_decay=1e-4)
 
     def step(iteration: int) -> None:
-        numbers = [(IMAGES * iteration + place) % len(pixels) for place in range(IMAGES)]
+        numbers = [n for n, _ in draw_images(len(pixels), IMAGES, False, 0, iteration)]
         model.train()
         for module in model.backbone.body.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -196,7 +196,8 @@ def main() -> None:
     if not folder.is_dir():
         raise SystemExit(f"no photographs in {folder}; set RCNNPIPE_REALDATA")
     dataset = open_dataset(folder, "val")
-    images = [read_image(record.path) for record in dataset.records[: 2 * (options.rounds + 2)]]
+    dataset = replace(dataset, records=dataset.records[: IMAGES * (options.rounds + 2)])
+    images = [read_image(record.path) for record in dataset.records]
     pixels = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
     classes = len(dataset.classes)
     print(f"{options.network}, side {options.side}, {device}, {torch.get_num_threads()} threads")
