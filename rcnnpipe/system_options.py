@@ -134,7 +134,7 @@ def augmentation_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--scale-jitter",
             type=FactorRange(),
-            help="Images become so many times as large, drawn for each; e.g. 0.5,1.5.",
+            help="Images become so many times their usual size, drawn for each; e.g. 0.5,1.5.",
             show_default="none",
         ),
         click.option(

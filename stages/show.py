@@ -14,6 +14,7 @@ from rcnnpipe.options import (
     StageCommand,
     data_argument,
     device_option,
+    refuse_given,
     say,
     scales_option,
     seed_option,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from rcnnpipe.report.mapping import Mapper
 
 VERSION = 1
+_OF_MARKS = ("proposals", "detections", "model", "threshold", "kinds", "top")
+_OF_MAPPING = ("windows", "given", "scales", "device")
 
 _HELP = """Draw what is known about images, side by side.
 
@@ -44,7 +47,8 @@ these cells and their maxima. Windows are some of the best proposals, well apart
 there are no proposals, of the annotated objects.
 
 With --draws, --mirror, --photometric, --random-crop or --scale-jitter: what finetune sees of an
-image with these settings, drawn anew for each panel, with boxes, masks and keypoints.
+image with these settings, drawn anew for each panel, with boxes, masks and keypoints. Crowds are
+ignored and difficult objects are as others, which is finetune's default but for rpn and faster.
 
 --out DIR gets a picture for each image, and without --model a contact sheet; --out FILE.png one
 picture of all.
@@ -155,32 +159,33 @@ class _Window(click.ParamType[tuple[float, float, float, float]]):
 @scales_option
 @device_option
 @click.option("--size", type=click.IntRange(64, 4096), default=640, help="Longer side of a panel.")
-def command(**options: Any) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, **options: Any) -> None:
     """Choose images, look up what is known about them, draw and write."""
     started = time.monotonic()
     out: Path = options["out"]
     is_file = out.suffix.lower() == ".png"
     if out.is_dir() if is_file else out.is_file():
         raise SettingError(f"--out {out} must be a folder, or a file that ends in .png")
-    written = _work_for(options)(options, is_file)
+    written = _work_for(ctx, options)(options, is_file)
     pictures = "picture" if len(written) == 1 else "pictures"
     say(f"wrote {out} ({len(written)} {pictures}, {time.monotonic() - started:.1f} s)")
 
 
-def _work_for(options: dict[str, Any]) -> Callable[[dict[str, Any], bool], list[Path]]:
-    """What is drawn, by which options are given."""
-    # Of flags that are off, --no-mirror alone says something.
-    asked = [name for name in ("draws", *AUGMENTATION) if options[name]]
-    asked += [] if options["mirror"] is None else ["mirror"]
-    if not asked:
-        return _show_mapping if options["model"] else _show_marks
-    for name in ("proposals", "detections", "model", "kinds", "threshold"):
-        if options[name] not in (None, ()):
-            flag, other = asked[0].replace("_", "-"), {"kinds": "kind"}.get(name, name)
-            raise SettingError(
-                f"--{flag} draws what training sees, and --{other} something else; leave one out"
-            )
-    return _show_training
+def _work_for(
+    ctx: click.Context, options: dict[str, Any]
+) -> Callable[[dict[str, Any], bool], list[Path]]:
+    """What is drawn, by which options are given; those without a use are refused."""
+    asked = any(options[name] for name in ("draws", *AUGMENTATION))
+    if asked or options["mirror"] is not None:  # --no-mirror says something too
+        refuse_given(ctx, _OF_MARKS + _OF_MAPPING, "where what training sees is drawn")
+        return _show_training
+    if options["model"]:
+        others = ("detections", "kinds", "threshold")
+        refuse_given(ctx, others, "with --model, which draws how windows are mapped")
+        return _show_mapping
+    refuse_given(ctx, _OF_MAPPING, "without --model, a network with a pyramid")
+    return _show_marks
 
 
 def _show_training(options: dict[str, Any], as_one: bool) -> list[Path]:
@@ -189,7 +194,6 @@ def _show_training(options: dict[str, Any], as_one: bool) -> list[Path]:
     from rcnnpipe.report.show import Show, choose
     from rcnnpipe.training.augmentation import Augmentation
 
-    _refuse_mapping(options)
     dataset = Show.open(options["data"], options["split"], None, None, None).dataset
     records = choose(dataset, options["images"], options["count"], options["seed"])
     training = Training(
@@ -200,19 +204,10 @@ def _show_training(options: dict[str, Any], as_one: bool) -> list[Path]:
     return draw_training(dataset, records, training, out, size=size, as_one=as_one)
 
 
-def _refuse_mapping(options: dict[str, Any]) -> None:
-    for option, name in (("windows", "windows"), ("given", "window"), ("scales", "scales")):
-        if options[option]:
-            raise SettingError(
-                f"--{name} is about how a network maps windows; name one with a pyramid by --model"
-            )
-
-
 def _show_marks(options: dict[str, Any], as_one: bool) -> list[Path]:
     """What is known about images."""
     from rcnnpipe.report.show import Show, choose, draw
 
-    _refuse_mapping(options)
     known = Show.open(
         *(options["data"], options["split"], options["proposals"], options["detections"]),
         options["threshold"],
@@ -233,12 +228,6 @@ def _show_mapping(options: dict[str, Any], as_one: bool) -> list[Path]:
     from rcnnpipe.report.mapping_show import WINDOWS, draw_mappings, windows_chosen, windows_given
     from rcnnpipe.report.show import Show, choose
 
-    for option, name in (("detections", "detections"), ("kinds", "kind"), ("threshold",) * 2):
-        if options[option] not in (None, ()):
-            raise SettingError(
-                f"--{name} has no meaning with --model, which draws how windows are mapped; leave "
-                "one of them out"
-            )
     if options["given"] and options["windows"]:
         raise SettingError("--windows chooses windows and --window gives them; leave one out")
     mapper = _open_mapper(options)

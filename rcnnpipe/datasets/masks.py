@@ -9,6 +9,7 @@ import numpy.typing as npt
 from faster_coco_eval.core import mask as coco_mask
 
 from rcnnpipe.datasets.parsed import number
+from rcnnpipe.datasets.records import Record
 from rcnnpipe.errors import DataError
 
 Rle = dict[str, Any]  # {"size": [height, width], "counts": bytes}
@@ -22,6 +23,21 @@ def decode_segment(segment: Any, size: tuple[int, int]) -> npt.NDArray[np.bool_]
     """
     mask: npt.NDArray[np.bool_] = coco_mask.decode(rle_of(segment, size)).astype(np.bool_)
     return mask
+
+
+def masks_of(record: Record) -> list[npt.NDArray[np.bool_] | None]:
+    """The masks (H, W) of a record's objects, None for those that have none.
+
+    Raises:
+        DataError: names the image of a mask that cannot be drawn.
+    """
+    masks: list[npt.NDArray[np.bool_] | None] = []
+    for segment in record.segments or ():
+        try:
+            masks.append(None if segment is None else decode_segment(segment, record.size))
+        except DataError as error:
+            raise DataError(f"image '{record.image_id}': {error}") from None
+    return masks
 
 
 def rle_from(mask: npt.NDArray[np.bool_]) -> Rle:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from rcnnpipe.datasets import Dataset, Record
-from rcnnpipe.datasets.masks import decode_segment, rle_from
+from rcnnpipe.datasets.masks import masks_of, rle_from
 from rcnnpipe.randomness import generator
 from rcnnpipe.report.panels import View, draw_views
 from rcnnpipe.report.show import write_pictures
@@ -67,9 +67,9 @@ def seen_of(record: Record, pixels: Pixels) -> Seen:
     masks = keypoints = None
     if record.segments is not None:
         masks = torch.zeros((count, height, width), dtype=torch.bool)
-        for number, segment in enumerate(record.segments):
-            if segment is not None:
-                masks[number] = torch.from_numpy(decode_segment(segment, record.size))
+        for number, mask in enumerate(masks_of(record)):
+            if mask is not None:
+                masks[number] = torch.from_numpy(mask)
     if record.keypoints is not None:
         keypoints = torch.from_numpy(record.keypoints.astype(np.float32))
     return Seen(
@@ -82,7 +82,10 @@ def seen_of(record: Record, pixels: Pixels) -> Seen:
 
 
 def record_of(seen: Seen, record: Record) -> Record:
-    """What is left of a record's objects where :func:`seen_of` was changed."""
+    """What is left of a record's objects where :func:`seen_of` was changed.
+
+    Areas stay those of whole objects.
+    """
     rows = seen.truth.labels.abs().numpy() - 1
     segments = None
     if record.segments is not None and seen.masks is not None:

@@ -89,7 +89,7 @@ class RegionPooling:
         cell outside of it. Maps of 16 bits are pooled in 32.
 
         Args:
-            maps: (N, C, H, W) for each stride; further ones (P6) are not looked at.
+            maps: (N, C, H, W) for each stride, of one dtype; further ones (P6) are not looked at.
             rois: for each of the N images (R_n, 4) x1 y1 x2 y2 float on the maps' device, see
                 :attr:`pixel`; those with x2 < x1 count as of one cell for "pool".
 

@@ -112,12 +112,15 @@ class Picture:
         self.image.paste(Image.new("RGB", self.image.size, colour), mask=share)
 
     def points(self, points: npt.NDArray[np.floating], colour: Colour) -> None:
-        """Keypoints (P, 3) x, y, visibility: seen ones filled, hidden ones as rings."""
+        """Keypoints (P, 3) x, y, visibility: seen ones filled, hidden ones as rings.
+
+        As COCO has them, 0 is the middle of the first pixel.
+        """
         radius = self.line + 1
         for x, y, visibility in points.tolist():
             if visibility == 0:
                 continue
-            x, y = x * self.scale, y * self.scale
+            x, y = (x + 0.5) * self.scale, (y + 0.5) * self.scale
             circle = (x - radius, y - radius, x + radius, y + radius)
             fill = colour if visibility > 1 else None
             self._draw.ellipse(circle, fill=fill, outline=_HALO if fill else colour, width=1)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from rcnnpipe import boxes as box_ops
-from rcnnpipe.datasets.masks import decode_segment
+from rcnnpipe.datasets.masks import masks_of
 from rcnnpipe.datasets.records import Record
 from rcnnpipe.report.drawing import FAINT, INK, PAPER, Picture, class_colour, fitted, font, rgb
 from rcnnpipe.report.mistakes import Judged, judge
@@ -146,10 +146,9 @@ def sheet(rows: Sequence[Image.Image], widest: int = 1600) -> Image.Image:
 
 
 def _draw_truth(picture: Picture, record: Record, classes: Sequence[str]) -> tuple[str, str]:
-    for number, segment in enumerate(record.segments or ()):
-        if segment is not None:
-            colour = class_colour(int(record.labels[number]))
-            picture.mask(decode_segment(segment, record.size), colour)
+    for label, mask in zip(record.labels.tolist(), masks_of(record), strict=False):
+        if mask is not None:
+            picture.mask(mask, class_colour(label))
     for number, box in enumerate(record.boxes.tolist()):
         flags = [
             name

@@ -17,7 +17,8 @@ from torchvision.transforms.v2 import functional
 
 from rcnnpipe.training.region_targets import Truth
 
-_SIDES = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}  # in names
+_SIDE = re.compile("left|right|(?<![a-z])[lr](?![a-z])")
+_EXCHANGED = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 Window = tuple[int, int, int, int]  # top, left, height, width
 
@@ -73,12 +74,15 @@ def mirror(seen: Seen, names: Sequence[str] = ()) -> Seen:
 
 
 def other_sides(names: Sequence[str]) -> list[int]:
-    """For each keypoint the number of the one on the other side, or its own; COCO's ``left_ear``.
+    """For each keypoint the number of the one on the other side, or its own.
 
-    A person in a mirror has the left ear where the right one was.
+    A person in a mirror has the left ear where the right one was. Sides are told by "left" and
+    "right" in names, or by "l" and "r" as words of their own; whatever is no pair stays.
     """
-    others = [re.sub("|".join(_SIDES), lambda found: _SIDES[found[0]], name) for name in names]
-    return [names.index(other) if other in names else number for number, other in enumerate(others)]
+    plain = [name.lower() for name in names]
+    others = [_SIDE.sub(lambda found: _EXCHANGED[found[0]], name) for name in plain]
+    numbers = [plain.index(other) if other in plain else n for n, other in enumerate(others)]
+    return [other if numbers[other] == number else number for number, other in enumerate(numbers)]
 
 
 def crop(seen: Seen, window: Window | None) -> Seen:
@@ -97,9 +101,9 @@ def crop(seen: Seen, window: Window | None) -> Seen:
     cut = cut.only(there & _has_area(cut.truth.boxes), _has_area(cut.proposals))
     if cut.keypoints is None:
         return cut
-    places = cut.keypoints[..., :2]
+    places = cut.keypoints[..., :2] + 0.5
     inside = ((places >= 0) & (places < torch.tensor((width, height)))).all(dim=-1, keepdim=True)
-    return replace(cut, keypoints=cut.keypoints * inside)
+    return replace(cut, keypoints=cut.keypoints.where(inside, 0))
 
 
 def centres_inside(boxes: Tensor, windows: Tensor) -> Tensor:
@@ -124,7 +128,7 @@ def _changed(seen: Seen, change: Callable[[Tensor], Tensor]) -> Seen:
     if keypoints is not None:
         places = plain(tv_tensors.KeyPoints(keypoints[..., :2], canvas_size=seen.size))
         seen_or_not = keypoints[..., 2:]
-        keypoints = torch.cat((places, seen_or_not), dim=-1) * (seen_or_not > 0)
+        keypoints = torch.cat((places, seen_or_not), dim=-1).where(seen_or_not > 0, 0)
     return Seen(
         plain(tv_tensors.Image(seen.pixels)).contiguous(),
         Truth(boxes(seen.truth.boxes), seen.truth.labels),

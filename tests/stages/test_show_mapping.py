@@ -101,9 +101,9 @@ def test_one_image_and_the_same_bytes_every_time(folder: Path, tmp_path: Path) -
         (("--model", "m.h5", "--kind", "truth"), "--kind has no meaning with --model"),
         (("--model", "m.h5", "--detections", "p.h5"), "--detections has no meaning"),
         (("--model", "m.h5", "--threshold", "0"), "--threshold has no meaning"),
-        (("--scales", "56"), "name one with a pyramid by --model"),
-        (("--windows", "2"), "name one with a pyramid by --model"),
-        (("--window", "0,0,9,9"), "name one with a pyramid by --model"),
+        (("--scales", "56"), "has no meaning without --model, a network with a pyramid"),
+        (("--windows", "2"), "has no meaning without --model, a network with a pyramid"),
+        (("--window", "0,0,9,9"), "has no meaning without --model, a network with a pyramid"),
     ],
 )
 def test_mistakes_are_one_sentence(

@@ -109,7 +109,24 @@ def test_other_sides() -> None:
     others = [number + (1 if number % 2 else -1) for number in range(1, 17)]
     assert other_sides(PERSON.split()) == [0, *others]
     assert other_sides(("LeftHand", "RightHand", "bright spot", "left_only")) == [1, 0, 2, 3]
+    assert other_sides(("LEFT_EYE", "RIGHT_EYE", "l_ear", "R-ear", "r_ear")) == [1, 0, 4, 3, 2]
+    assert other_sides(("left_eye", "left_eye", "right_eye", "tail")) == [2, 1, 0, 3]
     assert other_sides(()) == []
+
+
+def test_keypoints_at_the_border() -> None:
+    """0 is the middle of the first pixel: the image ends half a pixel after the last."""
+    places = [(-0.4, 5), (59.4, 5), (59.6, 5), (5, -0.6), (5, 39.4), (5, 39.6)]
+    points = torch.tensor([[(x, y, 2.0) for x, y in places]])
+    one = replace(
+        drawn().only(torch.tensor([True, False]), torch.zeros(2).bool()), keypoints=points
+    )
+    kept = [True, True, False, False, True, False]
+    for seen in (one, mirror(one)):
+        whole = crop(seen, (0, 0, 40, 60)).keypoints
+        assert whole is not None
+        assert (whole[0, :, 2] > 0).tolist() == kept
+        assert torch.equal(whole[0, ~torch.tensor(kept)], torch.zeros(3, 3))
 
 
 @needs_data
