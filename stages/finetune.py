@@ -33,7 +33,9 @@ from rcnnpipe.system_options import (
 from rcnnpipe.systems.fast import BETA, FIRST_VALUES
 from rcnnpipe.systems.rcnn import CROPS
 
-VERSION = 2  # detectors pad their layers, VGG16 pools with sizes rounded up
+# 2: detectors pad their layers, VGG16 pools with sizes rounded up. 3: boxes are float32 before they
+# are mirrored; --first-values torchvision holds for fully connected layers of FPN.
+VERSION = 3
 
 _count = click.IntRange(min=0)
 _positive = click.IntRange(min=1)
