@@ -1,9 +1,11 @@
 """Generators, ragged columns, work done ahead, and progress."""
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +53,28 @@ def test_ahead_keeps_the_order_and_the_bound(workers: int) -> None:
     time.sleep(0.05)
     assert len(begun) <= 6
     assert list(results) == [number * number for number in range(1, 30)]
+
+
+def test_ahead_that_its_own_thread_clears_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an error left behind is collected by whichever thread comes first."""
+    problems: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", problems.append)
+    held: list[Any] = []
+    left, cleared = threading.Event(), threading.Event()
+
+    def work(number: int) -> int:
+        if number == 1:
+            left.wait(10)
+            held.clear()
+            cleared.set()
+        return number
+
+    held.append(ahead(work, range(9), 1, depth=1))
+    assert next(held[0]) == 0
+    left.set()
+    assert cleared.wait(10)
+    assert not held
+    assert problems == []
 
 
 def test_ahead_hands_errors_on_in_their_place_and_stops() -> None:
