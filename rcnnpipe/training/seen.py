@@ -98,6 +98,8 @@ def crop(seen: Seen, window: Window | None) -> Seen:
     cut = _changed(seen, lambda part: functional.crop(part, *window))
     corners = torch.tensor([(left, top, left + width, top + height)])
     there = (seen.truth.labels < 0) | centres_inside(seen.truth.boxes, corners)[0]
+    # Not a view, which would keep all of the image in memory.
+    cut = replace(cut, pixels=cut.pixels.contiguous())
     cut = cut.only(there & _has_area(cut.truth.boxes), _has_area(cut.proposals))
     if cut.keypoints is None:
         return cut
@@ -130,7 +132,7 @@ def _changed(seen: Seen, change: Callable[[Tensor], Tensor]) -> Seen:
         seen_or_not = keypoints[..., 2:]
         keypoints = torch.cat((places, seen_or_not), dim=-1).where(seen_or_not > 0, 0)
     return Seen(
-        plain(tv_tensors.Image(seen.pixels)).contiguous(),
+        plain(tv_tensors.Image(seen.pixels)),
         Truth(boxes(seen.truth.boxes), seen.truth.labels),
         boxes(seen.proposals),
         masks,
