@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
+from rcnnpipe.datasets.masks import rle_from
 from rcnnpipe.datasets.outlines import (
     OTHER_SHAPES,
     SHAPES,
@@ -142,7 +142,7 @@ def _annotation(shape: Shape) -> dict[str, Any]:
             "segmentation": _uncompressed(shape.visible),
         }
     if shape.hidden:
-        rle = coco_mask.encode(np.asfortranarray(shape.visible, np.uint8))
+        rle = rle_from(shape.visible)
         segment: Any = {"size": list(shape.visible.shape), "counts": rle["counts"].decode("ascii")}
         area = float(shape.visible.sum())
     else:

@@ -28,7 +28,6 @@ from tests.training.made import draw_records
 SIDE = 160
 ALL = 10**6  # so many are sampled that nothing is left to chance
 BETA = 1 / 9  # theirs is fixed
-# Below: some ten and six times what was measured, for processors round otherwise.
 NAMES = {
     "loss_classifier": "class-loss",
     "loss_box_reg": "box-loss",
@@ -112,6 +111,7 @@ def test_losses_and_gradients_are_torchvisions(tmp_path: Path) -> None:
     ours = both.loss(piece)
     ours.loss.backward()  # type: ignore[no-untyped-call]
 
+    # Some ten and, of gradients, six times what was measured, for processors round otherwise.
     for their_name, name in NAMES.items():
         value, count = ours.shares[name]
         assert float(value / count) == pytest.approx(float(theirs[their_name].detach()), rel=1e-5)
